@@ -1,0 +1,40 @@
+# Helpers that keep a folder's CMakeLists.txt to a few lines.
+find_package(Threads REQUIRED)
+find_package(absl REQUIRED)
+if(LOMBARD_TESTS)
+  find_package(GTest REQUIRED)
+endif()
+
+# Flags that every target of ours carries; an interface library, so nothing is set directory-wide.
+add_library(lombard_flags INTERFACE)
+target_include_directories(lombard_flags INTERFACE ${PROJECT_SOURCE_DIR})
+target_compile_options(lombard_flags INTERFACE -Wall -Wextra -Wno-sign-compare -Wno-missing-field-initializers)
+if(LOMBARD_WERROR)
+  target_compile_options(lombard_flags INTERFACE -Werror)
+endif()
+if(LOMBARD_SANITIZE)
+  target_compile_options(lombard_flags INTERFACE -fsanitize=${LOMBARD_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_link_options(lombard_flags INTERFACE -fsanitize=${LOMBARD_SANITIZE})
+endif()
+target_link_libraries(lombard_flags INTERFACE Threads::Threads)
+
+# lombard_library(NAME kvpool SOURCES a.cc DEPS base absl::span): target lombard_kvpool, alias lombard::kvpool.
+# A dependency of ours is named lombard::x; DEPS are public.
+function(lombard_library)
+  cmake_parse_arguments(arg "" "NAME" "SOURCES;DEPS" ${ARGN})
+  add_library(lombard_${arg_NAME} STATIC ${arg_SOURCES})
+  add_library(lombard::${arg_NAME} ALIAS lombard_${arg_NAME})
+  target_link_libraries(lombard_${arg_NAME} PUBLIC lombard_flags ${arg_DEPS})
+endfunction()
+
+# lombard_test(NAME kv_pool_test SOURCES kv_pool_test.cc DEPS lombard::kvpool [TIMEOUT 60] [LABELS x])
+function(lombard_test)
+  cmake_parse_arguments(arg "" "NAME;TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 60)
+  endif()
+  add_executable(${arg_NAME} ${arg_SOURCES})
+  target_link_libraries(${arg_NAME} PRIVATE ${arg_DEPS} lombard_flags GTest::gmock GTest::gtest_main)
+  add_test(NAME ${arg_NAME} COMMAND ${arg_NAME} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+  set_tests_properties(${arg_NAME} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "${arg_LABELS}")
+endfunction()
