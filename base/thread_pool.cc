@@ -43,7 +43,8 @@ void ThreadPool::Run(int count, absl::FunctionRef<void(int)> body) {
   }
   wake_.notify_all();
   for (int i; (i = next_.fetch_add(1)) < count;) body(i);
-  for (int yields = 0; busy_.load(std::memory_order_acquire) != 0 && yields < kYieldsBeforeBlocking; ++yields) sched_yield();
+  for (int yields = 0; busy_.load(std::memory_order_acquire) != 0 && yields < kYieldsBeforeBlocking; ++yields)
+    sched_yield();
   std::unique_lock lock(mutex_);
   done_.wait(lock, [this] { return busy_.load(std::memory_order_acquire) == 0; });
   running_ = false;
@@ -52,7 +53,8 @@ void ThreadPool::Run(int count, absl::FunctionRef<void(int)> body) {
 void ThreadPool::Loop() {
   uint64_t seen = 0;
   for (;;) {
-    for (int yields = 0; generation_.load(std::memory_order_acquire) == seen && yields < kYieldsBeforeBlocking; ++yields) {
+    for (int yields = 0;
+         generation_.load(std::memory_order_acquire) == seen && yields < kYieldsBeforeBlocking; ++yields) {
       sched_yield();
     }
     const absl::FunctionRef<void(int)>* body;

@@ -3,8 +3,9 @@
 //   ThreadPool pool(2);                       // the caller is one of the two
 //   pool.Run(n, [&](int i) { work(i); });     // returns when every i in [0, n) is done
 //
-// One caller at a time (CHECKed). Between loops the threads wait a short while (they yield, so that oversubscribed ranks
-// make progress), then block. Indices are handed out dynamically, in order; which thread runs which is not defined.
+// One caller at a time (CHECKed). Between loops the threads wait a short while (they yield, so that
+// oversubscribed ranks make progress), then block. Indices are handed out dynamically, in order; which thread
+// runs which is not defined.
 #pragma once
 
 #include <atomic>
@@ -27,7 +28,8 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // Calls body(i) for each i in [0, count), in any order and on any of the threads. Blocks until all are done.
+  // Calls body(i) for each i in [0, count), in any order and on any of the threads. Blocks until all are
+  // done.
   void Run(int count, absl::FunctionRef<void(int)> body);
 
  private:

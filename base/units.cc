@@ -16,14 +16,18 @@ struct Unit {
   double factor;
 };
 
-constexpr Unit kByteUnits[] = {{"KiB", 1024.0},     {"MiB", 1048576.0}, {"GiB", 1073741824.0}, {"TiB", 1099511627776.0}, {"KB", 1e3},
-                               {"MB", 1e6},         {"GB", 1e9},        {"TB", 1e12},          {"B", 1.0}};
+constexpr Unit kByteUnits[] = {
+    {"KiB", 1024.0}, {"MiB", 1048576.0}, {"GiB", 1073741824.0}, {"TiB", 1099511627776.0},
+    {"KB", 1e3},     {"MB", 1e6},        {"GB", 1e9},           {"TB", 1e12},
+    {"B", 1.0}};
 
-absl::StatusOr<double> ParseWithUnit(absl::string_view text, absl::Span<const Unit> units, absl::string_view what) {
+absl::StatusOr<double> ParseWithUnit(absl::string_view text, absl::Span<const Unit> units,
+                                     absl::string_view what) {
   for (const Unit& unit : units) {
     absl::string_view number = text;
     double value;
-    if (absl::ConsumeSuffix(&number, unit.suffix) && absl::SimpleAtod(number, &value) && std::isfinite(value) && value >= 0) {
+    if (absl::ConsumeSuffix(&number, unit.suffix) && absl::SimpleAtod(number, &value) &&
+        std::isfinite(value) && value >= 0) {
       return value * unit.factor;
     }
   }
@@ -49,13 +53,15 @@ absl::StatusOr<double> ParseBandwidth(absl::string_view text) {
   absl::string_view bytes = text;
   absl::ConsumeSuffix(&bytes, "/s");
   if (auto value = ParseWithUnit(bytes, kByteUnits, ""); value.ok()) return value;
-  return absl::InvalidArgumentError(absl::StrCat("'", text, "' is not a bandwidth (examples: 10Gbit, 1.25GB/s)"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("'", text, "' is not a bandwidth (examples: 10Gbit, 1.25GB/s)"));
 }
 
 absl::StatusOr<absl::Duration> ParseDuration(absl::string_view text) {
   absl::Duration duration;
   if (!absl::ParseDuration(text, &duration) || duration < absl::ZeroDuration()) {
-    return absl::InvalidArgumentError(absl::StrCat("'", text, "' is not a duration (examples: 200ms, 50us, 1.5s)"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", text, "' is not a duration (examples: 200ms, 50us, 1.5s)"));
   }
   return duration;
 }

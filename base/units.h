@@ -10,9 +10,11 @@
 
 namespace lombard {
 
-// Bytes: a whole or decimal number with B, KB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB (powers of 1024); bare = bytes.
+// Bytes: a whole or decimal number with B, KB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB (powers of
+// 1024); bare = bytes.
 absl::StatusOr<uint64_t> ParseBytes(absl::string_view text);
-// Bytes per second from a bit rate (kbit, Mbit, Gbit; per second understood) or a byte rate (as ParseBytes, with optional "/s").
+// Bytes per second from a bit rate (kbit, Mbit, Gbit; per second understood) or a byte rate (as ParseBytes,
+// with optional "/s").
 absl::StatusOr<double> ParseBandwidth(absl::string_view text);
 // 200ms, 50us, 1.5s, 2m, 1h.
 absl::StatusOr<absl::Duration> ParseDuration(absl::string_view text);

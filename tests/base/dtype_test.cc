@@ -24,7 +24,7 @@ TEST(DType, EveryHalfPatternSurvivesTheRoundTrip) {
 }
 
 TEST(DType, RoundsToNearestEven) {
-  EXPECT_EQ(BF16FromFloat(1.0f + 0x1p-8f), BF16FromFloat(1.0f));            // tie, to even
+  EXPECT_EQ(BF16FromFloat(1.0f + 0x1p-8f), BF16FromFloat(1.0f));              // tie, to even
   EXPECT_EQ(BF16FromFloat(1.0f + 0x1.8p-7f), BF16FromFloat(1.0f + 0x1p-6f));  // tie, to even, upwards
   EXPECT_EQ(F16FromFloat(1.0f + 0x1p-11f), F16FromFloat(1.0f));
   EXPECT_EQ(FloatFromF16(F16FromFloat(0x1p-24f)), 0x1p-24f);  // smallest subnormal

@@ -1,0 +1,49 @@
+// Ids and reference counts of the KV blocks of ONE worker. Knows no bytes, no tensors and no peers.
+//
+//   KvPool pool(1024);
+//   ASSIGN_OR_RETURN(std::vector<BlockId> blocks, pool.Allocate(3));   // all or nothing
+//   pool.Release(blocks[0]);                                           // at zero references the block is
+//   free
+//
+// Not thread-safe: belongs to the step thread. O(1) per block.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "base/ids.h"
+
+namespace lombard {
+
+class KvPool {
+ public:
+  // `on_free` is called for each block that becomes free (tests fill its bytes with NaN there); may be empty.
+  explicit KvPool(uint32_t block_count, std::function<void(BlockId)> on_free = {});
+
+  // kResourceExhausted (with both numbers) leaves the pool as it was. Lowest ids are handed out first after a
+  // fresh start.
+  absl::StatusOr<std::vector<BlockId>> Allocate(uint32_t count);
+  void Retain(BlockId id);   // REQUIRES: allocated.
+  void Release(BlockId id);  // REQUIRES: allocated.
+  void ReleaseAll(absl::Span<const BlockId> ids);
+
+  uint32_t total_count() const { return static_cast<uint32_t>(references_.size()); }
+  uint32_t free_count() const { return static_cast<uint32_t>(free_.size()); }
+  uint32_t used_count() const { return total_count() - free_count(); }
+  uint32_t used_max() const { return used_max_; }
+  uint32_t references(BlockId id) const;
+
+  // free + used == total, no id twice. O(total_count()); for tests and idle time.
+  absl::Status CheckInvariants() const;
+
+ private:
+  std::vector<uint32_t> references_;
+  std::vector<BlockId> free_;  // a stack: the block freed last is taken first, while its bytes are warm
+  uint32_t used_max_ = 0;
+  std::function<void(BlockId)> on_free_;
+};
+
+}  // namespace lombard
