@@ -1,0 +1,88 @@
+// The command line as plain structs. Parsing decides only what the line alone can decide (unknown flags,
+// malformed values); files are opened by the commands.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "runtime/config/cluster_file.h"
+
+namespace lombard {
+
+// --kv-tokens / --kv-bytes: one value for every rank or one value per rank. At most one of the two lists is
+// filled.
+struct KvBudgetOptions {
+  std::vector<uint64_t> tokens;
+  std::vector<uint64_t> bytes;
+};
+
+// What every command that runs workers takes. An unset optional leaves the choice to the cluster file, then
+// to the default said here.
+struct WorkerOptions {
+  std::string model_dir;
+  std::string cluster_file;  // empty: none
+
+  KvBudgetOptions
+      kv;  // both empty: cluster file, then half of the free memory divided by the ranks of the host
+  std::optional<uint32_t> threads;        // cluster file, then cores of the host divided by its ranks
+  std::optional<uint32_t> max_model_len;  // tokens; max_position_embeddings of the model
+  uint32_t block_tokens = 32;             // 1 to 1024
+  std::optional<Policy> policy;           // cluster file, then greedy
+  std::string isa;                        // empty: the best this CPU has; one of IsaName()
+  uint32_t max_batch_tokens = 512;        // query tokens of one step: decodes first, then prefill chunks
+  uint32_t max_batch_size = 256;          // sequences of one step
+
+  uint32_t in_process = 0;  // N > 0: N workers in this process over the loopback transport
+  std::string ucx_profile;  // empty: chosen at start; "am": active messages in own chunks only, "rendezvous"
+  std::optional<uint32_t> rank, size;  // launcher-less start; both or none
+  std::string rendezvous;              // host:port of rank 0's listener; needs rank and size
+
+  absl::Duration heartbeat = absl::Milliseconds(100);
+  absl::Duration dead_after = absl::Seconds(10);  // a peer unheard for this long is lost
+  absl::Duration claim =
+      absl::Seconds(10);  // how long a creditor holds claimed blocks for a debtor that does not confirm
+  absl::Duration start_timeout = absl::Seconds(120);  // until all ranks have met
+  bool verbose = false;
+};
+
+struct GenerateOptions {
+  WorkerOptions worker;
+  std::string input, output;
+  std::string report_dir;  // empty: no report.json
+  bool resume = false;
+  // For lines that do not say otherwise.
+  uint32_t max_tokens = 16;
+  double temperature = 0;
+  std::optional<uint64_t> seed;
+};
+
+struct ModelCreateOptions {
+  std::string preset, output;
+  uint64_t seed = 0;
+};
+struct ModelInspectOptions {
+  std::string dir;
+};
+struct ModelTokenizeOptions {
+  std::string dir;
+};
+struct DoctorOptions {};
+
+// Nothing to run: print `text` and exit with `code` (0: help or version, on standard output; 2: usage error,
+// on standard error).
+struct ExitRequest {
+  int code = 0;
+  std::string text;
+};
+
+using Command = std::variant<ExitRequest, GenerateOptions, ModelCreateOptions, ModelInspectOptions,
+                             ModelTokenizeOptions, DoctorOptions>;
+
+// Never throws, prints nothing.
+Command ParseCommandLine(int argc, const char* const* argv);
+
+}  // namespace lombard
