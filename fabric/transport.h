@@ -1,11 +1,13 @@
 // Moves messages between the workers of a job. Backends: loopback (one process), sim (tests, faults), ucx.
 //
-// Threads: Send, Wake and counters may be called from any thread and never block on a peer. Poll belongs to one thread, the
-// progress thread: it moves bytes and calls the handler; the handler must not compute or block. Close ends it.
+// Threads: Send, Wake and counters may be called from any thread and never block on a peer. Poll belongs to
+// one thread, the progress thread: it moves bytes and calls the handler; the handler must not compute or
+// block. Close ends it.
 //
-// Delivery: messages between two workers arrive whole, once, in the order sent, whatever their channel. A message to a peer
-// that was lost is refused with kUnavailable; messages accepted before the loss may or may not have arrived. A worker may
-// send to itself. When the peer leaves in good order (Bye inside Close) or is lost, OnPeerDown is called once.
+// Delivery: messages between two workers arrive whole, once, in the order sent, whatever their channel. A
+// message to a peer that was lost is refused with kUnavailable; messages accepted before the loss may or may
+// not have arrived. A worker may send to itself. When the peer leaves in good order (Bye inside Close) or is
+// lost, OnPeerDown is called once.
 #pragma once
 
 #include <array>
@@ -18,7 +20,8 @@
 
 namespace lombard {
 
-// What a message carries; the counters are kept by channel. Also tells the receiver which queue it belongs to.
+// What a message carries; the counters are kept by channel. Also tells the receiver which queue it belongs
+// to.
 enum class Channel : uint8_t {
   kControl,  // protobuf of fabric/messages/control.proto
   kQuery,    // query rows to a creditor
@@ -27,12 +30,14 @@ enum class Channel : uint8_t {
 };
 constexpr int kChannelCount = 4;
 
-// A header (framing: who, what, which layer) and a payload (the bytes the formulas speak of). Both are owned by the message; the
-// transport frees them when the bytes have left or arrived. A payload is at most kMessagePayloadBytesMax.
+// A header (framing: who, what, which layer) and a payload (the bytes the formulas speak of). Both are owned
+// by the message; the transport frees them when the bytes have left or arrived. A payload is at most
+// kMessagePayloadBytesMax.
 struct Message {
   Channel channel = Channel::kControl;
   std::string header;   // at most kMessageHeaderBytesMax
-  std::string payload;  // written and read as raw bytes; data() is aligned to 16 bytes when not empty (std::string from operator new)
+  std::string payload;  // written and read as raw bytes; data() is aligned to 16 bytes when not empty
+                        // (std::string from operator new)
 };
 constexpr size_t kMessageHeaderBytesMax = 1 << 20;
 constexpr size_t kMessagePayloadBytesMax = 256u << 20;
@@ -40,7 +45,7 @@ constexpr size_t kMessagePayloadBytesMax = 256u << 20;
 // Bytes this worker has sent to others (not to itself) since the start.
 struct TrafficCounters {
   std::array<uint64_t, kChannelCount> payload_bytes{};  // Message::payload
-  uint64_t framing_bytes = 0;                           // Message::header and the transport's own chunk headers
+  uint64_t framing_bytes = 0;  // Message::header and the transport's own chunk headers
   uint64_t messages = 0;
 };
 
@@ -61,11 +66,13 @@ class Transport {
 
   // kUnavailable: the peer is gone. kInvalidArgument: too large, no such peer. kFailedPrecondition: closed.
   virtual absl::Status Send(int to, Message message) = 0;
-  // Progress thread only. Returns after something was done, Wake was called, or `wait` has passed; calls `handler` from inside.
+  // Progress thread only. Returns after something was done, Wake was called, or `wait` has passed; calls
+  // `handler` from inside.
   virtual void Poll(TransportHandler& handler, absl::Duration wait) = 0;
   virtual void Wake() = 0;
   virtual TrafficCounters counters() const = 0;
-  // Progress thread only: sends what is queued and a goodbye to everyone, waiting at most `deadline` in all. Bounded, never hangs.
+  // Progress thread only: sends what is queued and a goodbye to everyone, waiting at most `deadline` in all.
+  // Bounded, never hangs.
   virtual void Close(absl::Duration deadline) = 0;
 };
 

@@ -7,12 +7,14 @@
 
 namespace lombard {
 
-// Instruction sets, weakest first; each includes those before it. Names on the command line: base, avx2, avx512, amx.
+// Instruction sets, weakest first; each includes those before it. Names on the command line: base, avx2,
+// avx512, amx.
 enum class Isa : uint8_t { kBase, kAvx2, kAvx512, kAmx };
 
 absl::string_view IsaName(Isa isa);
-Isa DetectIsa();                                           // the best this CPU and operating system offer
-absl::StatusOr<Isa> ParseIsa(absl::string_view name);      // kInvalidArgument: unknown, or better than DetectIsa()
+Isa DetectIsa();  // the best this CPU and operating system offer
+// kInvalidArgument: unknown, or better than DetectIsa().
+absl::StatusOr<Isa> ParseIsa(absl::string_view name);
 
 // Passed by value. `pool` is not owned; nullptr: the caller's thread alone.
 struct CpuContext {

@@ -1,4 +1,5 @@
-// The small row-wise operations of a transformer layer. All fp32, row-major; outputs may alias inputs only where said.
+// The small row-wise operations of a transformer layer. All fp32, row-major; outputs may alias inputs only
+// where said.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +9,8 @@
 
 namespace lombard {
 
-// y[r, i] = x[r, i] / sqrt(mean_i x[r, i]^2 + eps) * weight[i]. Rows are `*_stride` elements apart. y may be x. (Zhang, Sennrich 2019)
+// y[r, i] = x[r, i] / sqrt(mean_i x[r, i]^2 + eps) * weight[i]. Rows are `*_stride` elements apart. y may be
+// x. (Zhang, Sennrich 2019)
 struct RmsNormArgs {
   const float* x = nullptr;       // [rows, dim]
   const float* weight = nullptr;  // [dim]
@@ -29,7 +31,8 @@ struct RopeArgs {
 };
 void Rope(const CpuContext& context, const RopeArgs& args);
 
-// y[r, i] = gate / (1 + exp(-gate)) * up. (Shazeer 2020) gate, up: rows `in_stride` apart; y may be gate or up.
+// y[r, i] = gate / (1 + exp(-gate)) * up. (Shazeer 2020) gate, up: rows `in_stride` apart; y may be gate or
+// up.
 struct SwiGluArgs {
   const float* gate = nullptr;
   const float* up = nullptr;
@@ -38,7 +41,8 @@ struct SwiGluArgs {
 };
 void SwiGlu(const CpuContext& context, const SwiGluArgs& args);
 
-// y[i] = table[ids[i]] as fp32. table [vocab, dim] of `dtype`, contiguous; y [rows, dim]. REQUIRES: ids within the vocabulary.
+// y[i] = table[ids[i]] as fp32. table [vocab, dim] of `dtype`, contiguous; y [rows, dim]. REQUIRES: ids
+// within the vocabulary.
 struct EmbedArgs {
   const void* table = nullptr;
   DType dtype = DType::kF32;

@@ -8,9 +8,10 @@
 
 namespace lombard {
 
-// M rows of activations, weights as stored on disk: row-major [N, K], used in place (any alignment of 2 bytes or more).
-// y[m, n] = sum_k x[m, k] * w[n, k] + bias[n] + (accumulate ? y[m, n] : 0); sums in fp32.
-// With bf16 weights, x is rounded to bf16 (nearest even) once, on every path and for every M; with fp16 and fp32 it is not.
+// M rows of activations, weights as stored on disk: row-major [N, K], used in place (any alignment of 2 bytes
+// or more). y[m, n] = sum_k x[m, k] * w[n, k] + bias[n] + (accumulate ? y[m, n] : 0); sums in fp32. With bf16
+// weights, x is rounded to bf16 (nearest even) once, on every path and for every M; with fp16 and fp32 it is
+// not.
 struct MatmulArgs {
   const float* x = nullptr;  // [M, K], rows x_stride elements apart
   const void* w = nullptr;   // [N, K], contiguous, w_dtype
