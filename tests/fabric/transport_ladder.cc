@@ -1,0 +1,324 @@
+#include "tests/fabric/transport_ladder.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <random>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+
+namespace lombard::test {
+namespace {
+
+constexpr char kBarrierHeader[] = "barrier";
+
+int Next(const Peer& me) { return (me.rank() + 1) % me.size(); }
+int Previous(const Peer& me) { return (me.rank() + me.size() - 1) % me.size(); }
+
+void SelfSend(Peer& me) {
+  for (int i = 0; i < 3; ++i) me.MustSend(me.rank(), Channel::kQuery, absl::StrCat(i), PatternBytes(1000, i));
+  const auto got = me.Take(me.rank(), 3);
+  ASSERT_EQ(got.size(), 3u);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(got[i].header, absl::StrCat(i));
+    EXPECT_EQ(got[i].payload, PatternBytes(1000, i));
+  }
+}
+
+void OrderIsKept(Peer& me) {
+  constexpr int kMessages = 2000;
+  std::mt19937 random(7);
+  for (int i = 0; i < kMessages; ++i) {
+    me.MustSend(Next(me), static_cast<Channel>(i % kChannelCount), absl::StrCat(i),
+                std::string(random() % 300, 'x'));
+  }
+  const auto got = me.Take(Previous(me), kMessages);
+  ASSERT_EQ(got.size(), kMessages);
+  for (int i = 0; i < kMessages; ++i) {
+    ASSERT_EQ(got[i].header, absl::StrCat(i));
+    ASSERT_EQ(got[i].channel, static_cast<Channel>(i % kChannelCount));
+  }
+}
+
+void EverySizeArrivesWhole(Peer& me) {
+  std::vector<std::pair<size_t, size_t>> sizes;  // header, payload
+  for (size_t payload : {0, 1, 8, 15, 16, 17, 100, 4095, 4096, 8192, 65535, 65536, 65537, 262144, 1048575,
+                         1048577, 5 * 1048576 + 3, 64 << 20}) {
+    sizes.push_back({payload % 64, payload});
+  }
+  for (size_t header : {0, 1, 65536, 1 << 20}) sizes.push_back({header, 3});
+  sizes.push_back({1 << 20, 1 << 20});
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    const auto [header, payload] = sizes[i];
+    const bool huge = payload > (16 << 20);  // these only from rank 0, to keep the rung short
+    if (!huge || me.rank() == 0) {
+      me.MustSend(Next(me), Channel::kKv, PatternBytes(header, 2 * i + 1),
+                  PatternBytes(payload, i + 1000 * me.rank()));
+    }
+    if (huge && Previous(me) != 0) continue;
+    const auto got = me.Take(Previous(me), 1);
+    ASSERT_EQ(got.size(), 1u) << "size " << payload;
+    ASSERT_TRUE(got[0].header == PatternBytes(header, 2 * i + 1)) << "header of " << header << " bytes";
+    ASSERT_TRUE(got[0].payload == PatternBytes(payload, i + 1000 * Previous(me)))
+        << "payload of " << payload << " bytes";
+    const bool aligned = payload == 0 || reinterpret_cast<uintptr_t>(got[0].payload.data()) % 16 == 0;
+    ASSERT_TRUE(aligned) << "payload of " << payload << " bytes";
+  }
+}
+
+void AllToAll(Peer& me) {
+  constexpr int kRounds = 60;
+  const auto bytes = [](int from, int to, int round) {
+    return (from * 7919 + to * 104729 + round * 1299709) % 40000;
+  };
+  for (int round = 0; round < kRounds; ++round) {
+    for (int to = 0; to < me.size(); ++to) {
+      me.MustSend(to, Channel::kState, absl::StrCat(round),
+                  PatternBytes(bytes(me.rank(), to, round), round * 64 + me.rank()));
+    }
+  }
+  for (int from = 0; from < me.size(); ++from) {
+    const auto got = me.Take(from, kRounds);
+    ASSERT_EQ(got.size(), kRounds);
+    for (int round = 0; round < kRounds; ++round) {
+      ASSERT_EQ(got[round].header, absl::StrCat(round));
+      ASSERT_TRUE(got[round].payload == PatternBytes(bytes(from, me.rank(), round), round * 64 + from))
+          << from << " " << round;
+    }
+  }
+}
+
+void CountersAreExact(Peer& me) {
+  const TrafficCounters before = me.transport().counters();
+  const int barriers_before = me.barrier_messages_sent();
+  std::array<uint64_t, kChannelCount> payload{};
+  uint64_t headers = 0, messages = 0;
+  for (int i = 0; i < 40; ++i) {
+    const Channel channel = static_cast<Channel>(i % kChannelCount);
+    const size_t bytes = size_t{1} << (i % 20);
+    for (int to = 0; to < me.size(); ++to) {
+      me.MustSend(to, channel, "header", std::string(bytes, 'p'));
+      if (to == me.rank()) continue;  // not on the wire
+      payload[i % kChannelCount] += bytes;
+      headers += 6;
+      ++messages;
+    }
+  }
+  for (int from = 0; from < me.size(); ++from) me.Take(from, 40);
+  me.Barrier();  // everyone has all of mine, so all of mine has been counted
+  const TrafficCounters after = me.transport().counters();
+  for (int c = 0; c < kChannelCount; ++c) {
+    EXPECT_EQ(after.payload_bytes[c] - before.payload_bytes[c], payload[c]) << "channel " << c;
+  }
+  EXPECT_EQ(after.messages - before.messages, messages + me.barrier_messages_sent() - barriers_before);
+  EXPECT_GE(after.framing_bytes - before.framing_bytes, headers);
+}
+
+void ManyThreadsSend(Peer& me) {
+  constexpr int kThreads = 4, kEach = 300;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&me, t] {
+      for (int i = 0; i < kEach; ++i)
+        me.MustSend(Next(me), Channel::kQuery, absl::StrCat(t, " ", i), std::string(i, 'q'));
+    });
+  }
+  const auto got = me.Take(Previous(me), kThreads * kEach);
+  for (auto& thread : threads) thread.join();
+  ASSERT_EQ(got.size(), kThreads * kEach);
+  std::vector<int> next(kThreads, 0);
+  for (const Message& message : got) {
+    const int t = message.header[0] - '0';
+    ASSERT_EQ(message.header, absl::StrCat(t, " ", next[t]));
+    ASSERT_EQ(message.payload.size(), next[t]++);
+  }
+}
+
+void WakeEndsAPoll(Peer& me) {
+  me.Barrier();
+  const absl::Time start = absl::Now();
+  std::thread waker([&me] {
+    absl::SleepFor(absl::Milliseconds(50));
+    me.transport().Wake();
+  });
+  // Others' late barrier messages may end a Poll too; the waits of many such Polls still stay far below one
+  // full wait.
+  const bool in_time =
+      me.PollUntil([&] { return absl::Now() - start > absl::Milliseconds(50); }, absl::Seconds(10));
+  waker.join();
+  EXPECT_TRUE(in_time);
+  me.transport().Wake();  // before the Poll: it returns at once
+  const absl::Time poll_start = absl::Now();
+  me.transport().Poll(me, absl::Seconds(20));
+  EXPECT_LT(absl::Now() - poll_start, absl::Seconds(10));
+}
+
+void SlowReader(Peer& me) {
+  // Everybody floods rank 0 and rank 0 floods everybody, while rank 0 does not poll for a while: far more
+  // than any window.
+  constexpr int kMessages = 24;
+  constexpr size_t kBytes = 1 << 20;
+  if (me.size() == 1) return;
+  me.Barrier();
+  for (int to = 0; to < me.size(); ++to) {
+    if (to == me.rank() || (to != 0 && me.rank() != 0)) continue;
+    for (int i = 0; i < kMessages; ++i)
+      me.MustSend(to, Channel::kKv, absl::StrCat(i), PatternBytes(kBytes, i));
+  }
+  if (me.rank() == 0) absl::SleepFor(absl::Milliseconds(300));
+  for (int from = 0; from < me.size(); ++from) {
+    if (from == me.rank() || (from != 0 && me.rank() != 0)) continue;
+    const auto got = me.Take(from, kMessages);
+    ASSERT_EQ(got.size(), kMessages);
+    for (int i = 0; i < kMessages; ++i) ASSERT_TRUE(got[i].payload == PatternBytes(kBytes, i)) << i;
+  }
+}
+
+void BadSendsAreRefused(Peer& me) {
+  const auto send = [&](int to, size_t header, size_t payload) {
+    return me.transport().Send(to, {Channel::kControl, std::string(header, 'h'), std::string(payload, 'p')});
+  };
+  const TrafficCounters before = me.transport().counters();
+  EXPECT_EQ(send(-1, 0, 0).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(send(me.size(), 0, 0).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(send(me.rank(), kMessageHeaderBytesMax + 1, 0).code(), absl::StatusCode::kInvalidArgument);
+  if (me.rank() == 0) {  // one is enough: it takes that much memory
+    const absl::Status large = send(Next(me), 0, kMessagePayloadBytesMax + 1);
+    EXPECT_EQ(large.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(large.message()), testing::HasSubstr("at most 256"));
+  }
+  EXPECT_EQ(me.transport().counters().messages, before.messages);
+}
+
+void GoodbyeAndClose(Peer& me) {
+  me.Barrier();
+  const int leaver = me.size() - 1;
+  if (me.rank() == leaver) {
+    for (int to = 0; to < leaver; ++to)
+      me.MustSend(to, Channel::kState, "last words", PatternBytes(3 << 20, to));
+  } else {
+    const bool told = me.PollUntil([&] { return !me.downs(leaver).empty(); });
+    ASSERT_TRUE(told);
+    EXPECT_TRUE(me.downs(leaver)[0].ok()) << me.downs(leaver)[0];
+    ASSERT_EQ(me.inbox(leaver).size(), 1u) << "the goodbye comes after the last message";
+    EXPECT_TRUE(me.inbox(leaver)[0].payload == PatternBytes(3 << 20, me.rank()));
+    EXPECT_EQ(me.transport().Send(leaver, {}).code(), absl::StatusCode::kUnavailable);
+    me.Barrier(leaver);  // the others go on
+    me.MustSend(0, Channel::kControl, "still here", "");
+    if (me.rank() == 0) {
+      for (int from = 0; from < leaver; ++from) me.Take(from, 1);
+    }
+    me.Barrier(leaver);
+    EXPECT_EQ(me.downs(leaver).size(), 1u);
+  }
+  const absl::Time start = absl::Now();
+  me.transport().Close(absl::Seconds(20));
+  EXPECT_LT(absl::Now() - start, absl::Seconds(10))
+      << "nobody is stuck, so Close need not use up its deadline";
+  EXPECT_EQ(me.transport().Send(me.rank(), {}).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(me.transport().Send(Next(me), {}).code(), absl::StatusCode::kFailedPrecondition);
+  me.transport().Close(absl::Seconds(1));  // again: nothing
+}
+
+}  // namespace
+
+const std::vector<Rung>& Ladder() {
+  static const auto& ladder = *new std::vector<Rung>{
+      {"Rung01SelfSend", SelfSend},
+      {"Rung02OrderIsKept", OrderIsKept},
+      {"Rung03EverySizeArrivesWhole", EverySizeArrivesWhole},
+      {"Rung04AllToAll", AllToAll},
+      {"Rung05CountersAreExact", CountersAreExact},
+      {"Rung06ManyThreadsSend", ManyThreadsSend},
+      {"Rung07WakeEndsAPoll", WakeEndsAPoll},
+      {"Rung08SlowReader", SlowReader},
+      {"Rung09BadSendsAreRefused", BadSendsAreRefused},
+      {"Rung10GoodbyeAndClose", GoodbyeAndClose},
+  };
+  return ladder;
+}
+
+std::string PatternBytes(size_t bytes, uint64_t seed) {
+  std::string out(bytes, '\0');
+  uint64_t word = seed * 0x9e3779b97f4a7c15 + 1;
+  for (size_t i = 0; i < bytes; i += sizeof(word)) {
+    word = word * 6364136223846793005 + 1442695040888963407;
+    std::memcpy(out.data() + i, &word, std::min(sizeof(word), bytes - i));
+  }
+  return out;
+}
+
+void OnThreads(const std::vector<Transport*>& transports, absl::FunctionRef<void(Peer&)> climb) {
+  std::vector<std::thread> threads;
+  for (Transport* transport : transports) {
+    threads.emplace_back([transport, climb] {
+      Peer peer(*transport);
+      climb(peer);
+    });
+  }
+  for (auto& thread : threads) thread.join();
+}
+
+Peer::Peer(Transport& transport)
+    : transport_(transport),
+      inbox_(transport.size()),
+      downs_(transport.size()),
+      barriers_(transport.size()) {}
+
+void Peer::MustSend(int to, Channel channel, std::string header, std::string payload) {
+  const absl::Status status = transport_.Send(to, {channel, std::move(header), std::move(payload)});
+  EXPECT_TRUE(status.ok()) << "rank " << rank() << " to " << to << ": " << status;
+}
+
+bool Peer::PollUntil(absl::FunctionRef<bool()> done, absl::Duration timeout) {
+  const absl::Time deadline = absl::Now() + timeout;
+  while (!done()) {
+    if (absl::Now() > deadline) {
+      ADD_FAILURE() << "rank " << rank() << " of " << size() << " waited " << timeout << " in vain";
+      return false;
+    }
+    transport_.Poll(*this, absl::Milliseconds(20));
+  }
+  return true;
+}
+
+std::vector<Message> Peer::Take(int from, size_t count) {
+  PollUntil([&] { return inbox_[from].size() >= count; });
+  std::vector<Message> out;
+  while (!inbox_[from].empty() && out.size() < count) {
+    out.push_back(std::move(inbox_[from].front()));
+    inbox_[from].pop_front();
+  }
+  return out;
+}
+
+void Peer::Barrier(int ranks) {
+  if (ranks == 0) ranks = size();
+  ++barriers_passed_;
+  for (int to = 0; to < ranks; ++to) {
+    if (to == rank()) continue;
+    MustSend(to, Channel::kControl, kBarrierHeader, "");
+    ++barrier_messages_sent_;
+  }
+  PollUntil([&] {
+    for (int from = 0; from < ranks; ++from) {
+      if (from != rank() && barriers_[from] < barriers_passed_) return false;
+    }
+    return true;
+  });
+}
+
+void Peer::OnMessage(int from, Message message) {
+  if (message.header == kBarrierHeader && message.channel == Channel::kControl) {
+    ++barriers_[from];
+  } else {
+    inbox_[from].push_back(std::move(message));
+  }
+}
+
+void Peer::OnPeerDown(int peer, const absl::Status& why) { downs_[peer].push_back(why); }
+
+}  // namespace lombard::test
