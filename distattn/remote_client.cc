@@ -1,0 +1,257 @@
+#include "distattn/remote_client.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+#include "base/status.h"
+#include "distattn/wire.h"
+
+namespace lombard {
+namespace {
+
+// A slice small enough that the creditor's other debtors do not wait long for it. A guess: 64 rows of 32
+// heads x 64 in bf16 are 256 KiB out and 528 KiB back.
+constexpr int kRowsPerItemMax = 64;
+constexpr size_t kQueryBytesPerMessageMax = 512 << 10;
+
+void AppendConverted(DType dtype, const float* values, size_t count, std::string* out) {
+  const size_t offset = out->size();
+  out->resize(offset + count * DTypeBytes(dtype));
+  if (dtype == DType::kF32) {
+    std::memcpy(out->data() + offset, values, count * sizeof(float));
+    return;
+  }
+  for (size_t i = 0; i < count; ++i) {
+    const uint16_t bits = dtype == DType::kBF16 ? BF16FromFloat(values[i]) : F16FromFloat(values[i]);
+    std::memcpy(out->data() + offset + 2 * i, &bits, sizeof(bits));
+  }
+}
+
+}  // namespace
+
+RemoteClient::RemoteClient(const Options& options, int q_heads, Transport* transport,
+                           const KvStorage* storage)
+    : options_(options), q_heads_(q_heads), transport_(transport), storage_(storage) {}
+
+absl::Status RemoteClient::Post(uint64_t step, int layer, int window, absl::Span<const RemoteItem> items) {
+  const KvLayout& layout = storage_->layout();
+  const size_t row_floats = static_cast<size_t>(q_heads_) * layout.head_dim;
+  const size_t row_bytes = row_floats * DTypeBytes(layout.dtype);
+
+  // Slices by creditor, in item order.
+  std::vector<Part> parts;
+  std::map<int, size_t> open;  // creditor -> part still being filled
+  std::vector<size_t> part_bytes;
+  for (const RemoteItem& item : items) {
+    for (int row = 0; row < item.rows; row += kRowsPerItemMax) {
+      RemoteItem slice = item;
+      slice.rows = std::min(kRowsPerItemMax, item.rows - row);
+      slice.first_query_position += row;
+      slice.q += static_cast<size_t>(row) * row_floats;
+      const size_t first = static_cast<size_t>(row) * q_heads_,
+                   count = static_cast<size_t>(slice.rows) * q_heads_;
+      slice.state = {item.state.acc.subspan(first * layout.head_dim, count * layout.head_dim),
+                     item.state.max.subspan(first, count), item.state.sum.subspan(first, count)};
+      auto [it, inserted] = open.try_emplace(item.creditor, parts.size());
+      if (!inserted && part_bytes[it->second] + slice.rows * row_bytes > kQueryBytesPerMessageMax) {
+        it->second = parts.size(), inserted = true;
+      }
+      if (inserted) parts.push_back({.creditor = item.creditor, .items = {}}), part_bytes.push_back(0);
+      parts[it->second].items.push_back(slice);
+      part_bytes[it->second] += slice.rows * row_bytes;
+    }
+    if (layer == 0) attended_tokens_ += static_cast<uint64_t>(item.token_count) * item.rows;
+  }
+
+  std::vector<std::pair<int, Message>> messages;
+  uint64_t exchange;
+  {
+    std::lock_guard lock(mutex_);
+    CHECK_EQ(parts_missing_, 0u) << "Post before Wait";
+    exchange = ++exchange_;
+    parts_ = parts;
+    parts_missing_ = parts_.size();
+    failure_ = absl::OkStatus();
+    for (const Part& part : parts_) {
+      if (auto it = down_.find(part.creditor); it != down_.end()) failure_ = it->second;
+    }
+    if (!failure_.ok()) {
+      parts_missing_ = 0;
+      return failure_;
+    }
+  }
+  for (size_t i = 0; i < parts.size(); ++i) {
+    Message message{.channel = Channel::kQuery};
+    std::vector<QueryItem> wire_items;
+    message.payload.reserve(part_bytes[i]);
+    for (const RemoteItem& item : parts[i].items) {
+      wire_items.push_back({.loan = Value(item.loan),
+                            .epoch = item.epoch,
+                            .first_slot = item.first_slot,
+                            .rows = static_cast<uint32_t>(item.rows),
+                            .first_query_position = item.first_query_position,
+                            .first_position = item.first_position,
+                            .token_count = item.token_count,
+                            .window = window});
+      AppendConverted(layout.dtype, item.q, item.rows * row_floats, &message.payload);
+    }
+    message.header = EncodeQuery({.incarnation = Value(options_.incarnation),
+                                  .exchange = exchange,
+                                  .part = static_cast<uint32_t>(i),
+                                  .step = step,
+                                  .layer = static_cast<uint32_t>(layer),
+                                  .compact = options_.compact_states},
+                                 wire_items);
+    if (absl::Status sent = transport_->Send(parts[i].creditor, std::move(message)); !sent.ok()) {
+      std::lock_guard lock(mutex_);
+      parts_missing_ = 0;
+      ++exchange_;  // what was sent already is answered to nobody
+      return Annotate(sent, absl::StrCat("query to rank ", parts[i].creditor));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RemoteClient::Wait() {
+  std::unique_lock lock(mutex_);
+  const bool done = changed_.wait_for(lock, absl::ToChronoMilliseconds(options_.reply_deadline),
+                                      [this] { return parts_missing_ == 0 || !failure_.ok(); });
+  absl::Status status = failure_;
+  if (!done) {
+    const auto silent =
+        std::find_if(parts_.begin(), parts_.end(), [](const Part& part) { return !part.arrived; });
+    status =
+        absl::DeadlineExceededError(absl::StrCat("rank ", silent->creditor, " did not answer a query within ",
+                                                 absl::FormatDuration(options_.reply_deadline)));
+  }
+  parts_missing_ = 0;
+  parts_.clear();
+  if (!status.ok()) ++exchange_;
+  return status;
+}
+
+absl::Status RemoteClient::SendKv(uint64_t transfer, int creditor, LoanId loan, uint64_t epoch, int layer,
+                                  uint32_t first_slot, absl::Span<const BlockId> blocks) {
+  const size_t block_bytes = static_cast<size_t>(storage_->layout().block_bytes());
+  Message message{.channel = Channel::kKv};
+  message.header = EncodeKvWrite({.incarnation = Value(options_.incarnation),
+                                  .transfer = transfer,
+                                  .loan = Value(loan),
+                                  .epoch = epoch,
+                                  .layer = static_cast<uint32_t>(layer),
+                                  .first_slot = first_slot,
+                                  .slot_count = static_cast<uint32_t>(blocks.size())});
+  message.payload.reserve(2 * block_bytes * blocks.size());
+  for (BlockId block : blocks) {
+    message.payload.append(reinterpret_cast<const char*>(storage_->k(layer, block)), block_bytes);
+    message.payload.append(reinterpret_cast<const char*>(storage_->v(layer, block)), block_bytes);
+  }
+  {
+    std::lock_guard lock(mutex_);
+    ++transfers_[transfer].sent;
+  }
+  absl::Status sent = transport_->Send(creditor, std::move(message));
+  if (!sent.ok()) {
+    std::lock_guard lock(mutex_);
+    transfers_[transfer].status = sent;
+  }
+  return sent;
+}
+
+RemoteClient::Transfer RemoteClient::transfer(uint64_t id) const {
+  std::lock_guard lock(mutex_);
+  const auto it = transfers_.find(id);
+  return it == transfers_.end() ? Transfer{} : it->second;
+}
+
+void RemoteClient::ForgetTransfer(uint64_t id) {
+  std::lock_guard lock(mutex_);
+  transfers_.erase(id);
+}
+
+void RemoteClient::OnMessage(int from, Message message) {
+  std::lock_guard lock(mutex_);
+  if (message.channel == Channel::kKv) {
+    KvAckHeader header;
+    std::string text;
+    const bool valid = DecodeKvAck(message.header, &header, &text).ok();
+    const auto it = valid ? transfers_.find(header.transfer) : transfers_.end();
+    if (it == transfers_.end()) {
+      ++stale_messages_;
+      return;
+    }
+    ++it->second.stored;
+    if (header.code != 0 && it->second.status.ok()) {
+      it->second.status =
+          absl::Status(static_cast<absl::StatusCode>(header.code), absl::StrCat("rank ", from, ": ", text));
+    }
+    if (options_.on_transfer) options_.on_transfer();
+    return;
+  }
+  StateHeader header;
+  std::string text;
+  if (!DecodeState(message.header, &header, &text).ok() || header.exchange != exchange_ ||
+      header.part >= parts_.size() || parts_[header.part].creditor != from || parts_[header.part].arrived) {
+    ++stale_messages_;
+    return;
+  }
+  Part& part = parts_[header.part];
+  absl::Status status = header.code == 0
+                            ? UnpackLocked(message, part)
+                            : absl::Status(static_cast<absl::StatusCode>(header.code),
+                                           absl::StrCat("rank ", from, " refused a query: ", text));
+  part.arrived = true;
+  if (!status.ok() && failure_.ok()) failure_ = status;
+  --parts_missing_;
+  if (parts_missing_ == 0 || !failure_.ok()) changed_.notify_all();
+}
+
+absl::Status RemoteClient::UnpackLocked(const Message& message, const Part& part) const {
+  const KvLayout& layout = storage_->layout();
+  const DType acc_dtype = options_.compact_states ? layout.dtype : DType::kF32;
+  size_t expected = 0;
+  for (const RemoteItem& item : part.items)
+    expected += item.state.acc.size() * DTypeBytes(acc_dtype) + item.state.max.size() * 8;
+  if (expected != message.payload.size()) {
+    return absl::InternalError(absl::StrCat("rank ", part.creditor, " answered ", message.payload.size(),
+                                            " bytes of state, expected ", expected));
+  }
+  const char* at = message.payload.data();
+  for (const RemoteItem& item : part.items) {
+    const size_t rows = item.state.max.size();
+    const char* acc = at;
+    at += item.state.acc.size() * DTypeBytes(acc_dtype);
+    std::memcpy(item.state.max.data(), at, rows * sizeof(float));
+    std::memcpy(item.state.sum.data(), at + rows * sizeof(float), rows * sizeof(float));
+    at += 2 * rows * sizeof(float);
+    if (!options_.compact_states) {
+      std::memcpy(item.state.acc.data(), acc, item.state.acc.size() * sizeof(float));
+      continue;
+    }
+    for (size_t row = 0; row < rows; ++row) {
+      for (int i = 0; i < layout.head_dim; ++i) {
+        const size_t index = row * layout.head_dim + i;
+        item.state.acc[index] = LoadFloat(acc_dtype, acc, index) * item.state.sum[row];
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+void RemoteClient::OnPeerDown(int peer, const absl::Status& why) {
+  std::lock_guard lock(mutex_);
+  down_[peer] = absl::UnavailableError(
+      absl::StrCat("rank ", peer, " is gone: ", why.ok() ? "it left the job" : why.message()));
+  const bool awaited = std::any_of(parts_.begin(), parts_.end(),
+                                   [&](const Part& part) { return part.creditor == peer && !part.arrived; });
+  if (awaited && failure_.ok()) failure_ = down_[peer];
+  changed_.notify_all();
+}
+
+uint64_t RemoteClient::stale_messages() const {
+  std::lock_guard lock(mutex_);
+  return stale_messages_;
+}
+
+}  // namespace lombard

@@ -1,0 +1,100 @@
+// The debtor's half of remote attention: sends query rows to creditors, takes their states, and ships KV
+// blocks to them.
+//
+//   client.Post(step, layer, items);   // query messages leave
+//   ... attend the local spans ...
+//   RETURN_IF_ERROR(client.Wait());    // every item's state is filled, or the exchange failed as a whole
+//
+// Threads: Post, Wait, SendKv, transfer belong to the step thread; OnMessage and OnPeerDown to the progress
+// thread. Every wait is bounded by Options::reply_deadline.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "base/ids.h"
+#include "distattn/attention_state.h"
+#include "fabric/transport.h"
+#include "kvpool/kv_storage.h"
+
+namespace lombard {
+
+struct RemoteItem {
+  int creditor = 0;  // rank
+  LoanId loan{};
+  uint64_t epoch = 0;
+  uint32_t first_slot = 0;
+  int first_position = 0, token_count = 0;
+  int rows = 0, first_query_position = 0;
+  const float* q = nullptr;  // [rows, q_heads, head_dim]; read until Post returns
+  AttentionState state;      // rows * q_heads rows; written by Wait
+};
+
+class RemoteClient {
+ public:
+  struct Options {
+    Incarnation incarnation{};
+    absl::Duration reply_deadline = absl::Seconds(60);
+    bool compact_states = false;  // acc / sum in the KV dtype on the wire
+    std::function<void()>
+        on_transfer;  // called from the progress thread when a transfer made progress; may be empty
+  };
+  // `transport` and `storage` are not owned and outlive this.
+  RemoteClient(const Options& options, int q_heads, Transport* transport, const KvStorage* storage);
+
+  // One exchange at a time. On error nothing is pending; states that still come are dropped.
+  absl::Status Post(uint64_t step, int layer, int window, absl::Span<const RemoteItem> items);
+  // kUnavailable: a creditor is gone; kFailedPrecondition / kNotFound: it refused (stale epoch, unknown
+  // loan); kDeadlineExceeded: silence.
+  absl::Status Wait();
+
+  // Copies blocks[i] of `layer` (K and V) into slot first_slot + i of the loan. The bytes are copied before
+  // this returns. The transfer is done when the creditor has stored every part sent under its number.
+  absl::Status SendKv(uint64_t transfer, int creditor, LoanId loan, uint64_t epoch, int layer,
+                      uint32_t first_slot, absl::Span<const BlockId> blocks);
+  struct Transfer {
+    uint32_t sent = 0, stored = 0;  // messages
+    absl::Status status;            // first refusal or loss
+    bool done() const { return sent == stored || !status.ok(); }
+  };
+  Transfer transfer(uint64_t id) const;
+  void ForgetTransfer(uint64_t id);
+  void OnMessage(int from, Message message);  // Channel::kState, and the acks of Channel::kKv
+  void OnPeerDown(int peer, const absl::Status& why);
+
+  uint64_t stale_messages() const;  // dropped because their exchange or transfer is over
+  uint64_t attended_tokens() const { return attended_tokens_; }
+
+ private:
+  struct Part {
+    int creditor;
+    std::vector<RemoteItem> items;
+    bool arrived = false;
+  };
+  absl::Status UnpackLocked(const Message& message, const Part& part) const;
+
+  const Options options_;
+  const int q_heads_;
+  Transport* const transport_;
+  const KvStorage* const storage_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  uint64_t exchange_ = 0;
+  std::vector<Part> parts_;  // of the exchange under way
+  size_t parts_missing_ = 0;
+  absl::Status failure_;
+  std::map<int, absl::Status> down_;
+  std::map<uint64_t, Transfer> transfers_;
+  uint64_t stale_messages_ = 0;
+  uint64_t attended_tokens_ = 0;
+};
+
+}  // namespace lombard

@@ -1,0 +1,227 @@
+#include "distattn/remote_service.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+#include "base/status.h"
+#include "distattn/wire.h"
+#include "kernels/attention.h"
+#include "kernels/elementwise.h"
+
+namespace lombard {
+namespace {
+
+// Checks of what a peer sent, before any of it is used as an index or a size.
+absl::Status CheckItem(const QueryItem& item, size_t loan_slots, int block_tokens) {
+  const int64_t end_slot =
+      int64_t{item.first_slot} + (int64_t{item.token_count} + block_tokens - 1) / block_tokens;
+  if (item.rows < 1 || item.token_count < 1 || item.first_position < 0 || item.window < 0 ||
+      item.first_query_position < item.first_position || end_slot > static_cast<int64_t>(loan_slots)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "query of ", item.rows, " rows at position ", item.first_query_position, " over ", item.token_count,
+        " tokens from slot ", item.first_slot, " of a loan of ", loan_slots, " blocks"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+RemoteService::RemoteService(const Options& options, const KvStorage* storage, Transport* transport,
+                             BlocksOfLoan blocks_of_loan)
+    : options_(options),
+      storage_(storage),
+      transport_(transport),
+      blocks_of_loan_(std::move(blocks_of_loan)) {}
+
+void RemoteService::Enqueue(int from, Message message) {
+  {
+    std::lock_guard lock(mutex_);
+    queue_.emplace_back(from, std::move(message));
+  }
+  arrived_.notify_one();
+}
+
+void RemoteService::Stop() {
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  arrived_.notify_all();
+}
+
+RemoteService::Counters RemoteService::counters() const {
+  std::lock_guard lock(mutex_);
+  return counters_;
+}
+
+void RemoteService::Serve() {
+  for (;;) {
+    int from;
+    Message message;
+    {
+      std::unique_lock lock(mutex_);
+      arrived_.wait(lock, [this] { return stop_ || !queue_.empty(); });
+      if (stop_) return;
+      from = queue_.front().first;
+      message = std::move(queue_.front().second);
+      queue_.pop_front();
+    }
+    Message answer;
+    if (message.channel == Channel::kKv) {
+      KvHeader header;
+      absl::Status stored = DecodeKvWrite(message.header, &header);
+      if (stored.ok()) stored = Store(from, message);
+      answer.channel = Channel::kKv;
+      answer.header = EncodeKvAck({.incarnation = Value(options_.incarnation),
+                                   .transfer = header.transfer,
+                                   .code = static_cast<uint32_t>(stored.code())},
+                                  stored.message());
+      if (!stored.ok()) {
+        std::lock_guard lock(mutex_);
+        ++counters_.refused;
+      }
+    } else {
+      absl::StatusOr<Message> state = Attend(from, message);
+      if (state.ok()) {
+        answer = *std::move(state);
+      } else {
+        QueryHeader header;
+        std::vector<QueryItem> items;
+        DecodeQuery(message.header, &header, &items).IgnoreError();  // what was read of it names the exchange
+        answer.channel = Channel::kState;
+        answer.header = EncodeState({.incarnation = Value(options_.incarnation),
+                                     .exchange = header.exchange,
+                                     .part = header.part,
+                                     .code = static_cast<uint32_t>(state.status().code())},
+                                    state.status().message());
+        std::lock_guard lock(mutex_);
+        ++counters_.refused;
+      }
+    }
+    // The debtor may be gone by now; then nobody waits for the answer.
+    transport_->Send(from, std::move(answer)).IgnoreError();
+  }
+}
+
+absl::StatusOr<Message> RemoteService::Attend(int from, const Message& query) {
+  QueryHeader header;
+  std::vector<QueryItem> wire_items;
+  RETURN_IF_ERROR(DecodeQuery(query.header, &header, &wire_items));
+  const KvLayout& layout = storage_->layout();
+  const int q_heads = options_.shape.q_heads;
+  if (header.layer >= static_cast<uint32_t>(storage_->layers())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("query for layer ", header.layer, " of ", storage_->layers()));
+  }
+  // Sizes first: the payload must be exactly the rows that the header names.
+  const size_t row_floats = static_cast<size_t>(q_heads) * layout.head_dim;
+  size_t rows = 0;
+  for (const QueryItem& item : wire_items) rows += item.rows;
+  if (rows > query.payload.size() || rows * row_floats * DTypeBytes(layout.dtype) != query.payload.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("query of ", rows, " rows in ", query.payload.size(), " bytes"));
+  }
+
+  std::vector<std::shared_ptr<const std::vector<BlockId>>>
+      held;  // keeps the blocks from being freed meanwhile
+  std::vector<std::vector<const void*>> k_blocks, v_blocks;
+  std::vector<int32_t> positions;
+  positions.reserve(rows);
+  for (const QueryItem& item : wire_items) {
+    ASSIGN_OR_RETURN(auto blocks, blocks_of_loan_(from, LoanId{item.loan}, item.epoch));
+    RETURN_IF_ERROR(CheckItem(item, blocks->size(), layout.block_tokens));
+    const size_t count = (item.token_count + layout.block_tokens - 1) / layout.block_tokens;
+    auto& k = k_blocks.emplace_back();
+    auto& v = v_blocks.emplace_back();
+    for (size_t i = 0; i < count; ++i) {
+      const BlockId block = (*blocks)[item.first_slot + i];
+      k.push_back(storage_->k(header.layer, block));
+      v.push_back(storage_->v(header.layer, block));
+    }
+    for (uint32_t row = 0; row < item.rows; ++row)
+      positions.push_back(item.first_query_position + static_cast<int>(row));
+    held.push_back(std::move(blocks));
+  }
+
+  std::vector<float> q(rows * row_floats);
+  ConvertToF32({options_.context.isa, nullptr}, layout.dtype, query.payload.data(), q.data(),
+               static_cast<int64_t>(q.size()));
+  std::vector<float> state(rows *
+                           (row_floats + 2 * q_heads));  // per item acc, max, sum: the wire's own layout
+  std::vector<AttentionArgs> args;
+  size_t row = 0;
+  for (size_t i = 0; i < wire_items.size(); ++i) {
+    const QueryItem& item = wire_items[i];
+    float* out = state.data() + row * (row_floats + 2 * q_heads);
+    args.push_back({.q = q.data() + row * row_floats,
+                    .q_positions = positions.data() + row,
+                    .rows = static_cast<int>(item.rows),
+                    .q_heads = q_heads,
+                    .layout = layout,
+                    .k_blocks = k_blocks[i].data(),
+                    .v_blocks = v_blocks[i].data(),
+                    .token_count = item.token_count,
+                    .first_position = item.first_position,
+                    .window = item.window,
+                    .scale = options_.shape.scale,
+                    .acc = out,
+                    .max = out + item.rows * row_floats,
+                    .sum = out + item.rows * (row_floats + q_heads)});
+    row += item.rows;
+  }
+  PartialAttention(options_.context, args);
+
+  Message answer{.channel = Channel::kState};
+  answer.header = EncodeState(
+      {.incarnation = Value(options_.incarnation), .exchange = header.exchange, .part = header.part}, {});
+  if (header.compact == 0) {
+    answer.payload.assign(reinterpret_cast<const char*>(state.data()), state.size() * sizeof(float));
+  } else {
+    for (const AttentionArgs& item : args) {
+      for (int r = 0; r < item.rows * q_heads; ++r) {
+        const float scale = item.sum[r] > 0 ? 1 / item.sum[r] : 0;
+        for (int d = 0; d < layout.head_dim; ++d) item.acc[r * layout.head_dim + d] *= scale;
+      }
+      const size_t offset = answer.payload.size(), values = item.rows * row_floats,
+                   scalars = 2 * item.rows * q_heads;
+      answer.payload.resize(offset + values * DTypeBytes(layout.dtype) + scalars * sizeof(float));
+      ConvertFromF32({options_.context.isa, nullptr}, item.acc, layout.dtype, answer.payload.data() + offset,
+                     static_cast<int64_t>(values));
+      std::memcpy(answer.payload.data() + offset + values * DTypeBytes(layout.dtype), item.max,
+                  scalars * sizeof(float));
+    }
+  }
+  std::lock_guard lock(mutex_);
+  counters_.queries += rows;
+  const auto [last, inserted] = last_step_.try_emplace(from, header.step);
+  if (inserted || last->second != header.step) ++counters_.steps;
+  last->second = header.step;
+  return answer;
+}
+
+absl::Status RemoteService::Store(int from, const Message& write) {
+  KvHeader header;
+  RETURN_IF_ERROR(DecodeKvWrite(write.header, &header));
+  ASSIGN_OR_RETURN(auto blocks, blocks_of_loan_(from, LoanId{header.loan}, header.epoch));
+  const size_t block_bytes = static_cast<size_t>(storage_->layout().block_bytes());
+  if (header.layer >= static_cast<uint32_t>(storage_->layers()) ||
+      uint64_t{header.first_slot} + header.slot_count > blocks->size() ||
+      write.payload.size() != uint64_t{header.slot_count} * 2 * block_bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("KV write of ", write.payload.size(), " bytes to slots ", header.first_slot, " + ",
+                     header.slot_count, " of a loan of ", blocks->size(), " blocks, layer ", header.layer));
+  }
+  const char* from_bytes = write.payload.data();
+  for (uint32_t i = 0; i < header.slot_count; ++i) {
+    const BlockId block = (*blocks)[header.first_slot + i];
+    std::memcpy(storage_->k(header.layer, block), from_bytes, block_bytes);
+    std::memcpy(storage_->v(header.layer, block), from_bytes + block_bytes, block_bytes);
+    from_bytes += 2 * block_bytes;
+  }
+  std::lock_guard lock(mutex_);
+  counters_.blocks_written += header.slot_count;
+  return absl::OkStatus();
+}
+
+}  // namespace lombard

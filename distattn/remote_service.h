@@ -1,0 +1,74 @@
+// The creditor's half of remote attention: answers other ranks' queries from the blocks it has lent, and
+// stores KV written into them.
+//
+// The progress thread hands messages to Enqueue; the service thread runs Serve. It works on immutable
+// snapshots of the ledger, so it never waits for this worker's own step, and two workers may serve each other
+// within the same step. A message is a bounded slice of work (the debtor cuts large ones); slices are served
+// in the order they came.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/ids.h"
+#include "distattn/plan.h"
+#include "fabric/transport.h"
+#include "kernels/cpu_context.h"
+#include "kvpool/kv_storage.h"
+
+namespace lombard {
+
+class RemoteService {
+ public:
+  // The blocks behind a loan's slots, kept from being freed while the pointer is held. Thread-safe.
+  // kNotFound: no such loan of that debtor; kFailedPrecondition: another epoch.
+  using BlocksOfLoan = std::function<absl::StatusOr<std::shared_ptr<const std::vector<BlockId>>>(
+      int debtor, LoanId loan, uint64_t epoch)>;
+
+  struct Options {
+    Incarnation incarnation{};
+    AttentionShape shape;
+    CpuContext context;  // its pool, when there is one, is used by the service thread alone
+  };
+  // `storage` and `transport` are not owned and outlive this.
+  RemoteService(const Options& options, const KvStorage* storage, Transport* transport,
+                BlocksOfLoan blocks_of_loan);
+
+  void Enqueue(int from, Message message);  // Channel::kQuery, and the writes of Channel::kKv
+  void Serve();                             // until Stop
+  void Stop();
+
+  struct Counters {
+    uint64_t steps = 0;    // distinct (debtor, step) pairs for which something was attended
+    uint64_t queries = 0;  // query rows attended, over all layers
+    uint64_t refused = 0;
+    uint64_t blocks_written = 0;  // times layers
+  };
+  Counters counters() const;
+
+ private:
+  // The answer to a query; the error says why it is refused.
+  absl::StatusOr<Message> Attend(int from, const Message& query);
+  absl::Status Store(int from, const Message& write);
+
+  const Options options_;
+  const KvStorage* const storage_;
+  Transport* const transport_;
+  const BlocksOfLoan blocks_of_loan_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable arrived_;
+  std::deque<std::pair<int, Message>> queue_;
+  bool stop_ = false;
+  Counters counters_;
+  std::map<int, uint64_t> last_step_;  // by debtor
+};
+
+}  // namespace lombard

@@ -1,0 +1,62 @@
+// Executes a step's attention plan, layer by layer: write the new KV, send queries to creditors, attend the
+// local spans, receive the other states, merge in order of position, normalise.
+//
+//   attention.Begin(step, &plan);
+//   for each layer: RETURN_IF_ERROR(attention.Attend(layer, q, k, v, out));
+//
+// Belongs to the step thread. Has no effect outside the blocks the plan names as targets, so an abandoned
+// step leaves no trace.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "distattn/plan.h"
+#include "distattn/remote_client.h"
+#include "kernels/cpu_context.h"
+#include "kvpool/kv_storage.h"
+
+namespace lombard {
+
+class StepAttention {
+ public:
+  // `client` may be null where nothing is ever lent. Nothing is owned; all outlive this.
+  StepAttention(const AttentionShape& shape, const CpuContext& context, const KvStorage* storage,
+                RemoteClient* client);
+
+  // `after_kv(layer)` runs once the new K and V of a layer are stored, before attention: blocks that are full
+  // by then can leave already.
+  void Begin(uint64_t step, const AttentionPlan* plan, std::function<absl::Status(int layer)> after_kv = {});
+
+  // q [rows, q_heads, head_dim] after RoPE (rounded here to the KV dtype, as creditors see it); k, v [rows,
+  // kv_heads, head_dim]; out [rows, q_heads, head_dim]. All fp32, contiguous. Errors are those of
+  // RemoteClient::Post and Wait, and of after_kv.
+  absl::Status Attend(int layer, float* q, const float* k, const float* v, float* out);
+
+  struct Timing {  // seconds, since Begin
+    double local = 0, wait = 0, merge = 0, send = 0;
+  };
+  const Timing& timing() const { return timing_; }
+  bool has_remote() const { return has_remote_; }
+
+ private:
+  void StoreNewKv(int layer, const float* k, const float* v) const;
+  AttentionState StateAt(size_t span, int rows);
+
+  const AttentionShape shape_;
+  const CpuContext context_;
+  const KvStorage* const storage_;
+  RemoteClient* const client_;
+
+  uint64_t step_ = 0;
+  const AttentionPlan* plan_ = nullptr;
+  std::function<absl::Status(int)> after_kv_;
+  std::vector<int32_t> positions_;      // [rows]
+  std::vector<size_t> state_offset_;    // per span, in rows, over all sequences
+  std::vector<float> acc_, max_, sum_;  // states of all spans
+  bool has_remote_ = false;
+  Timing timing_;
+};
+
+}  // namespace lombard

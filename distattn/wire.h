@@ -1,0 +1,90 @@
+// The data plane's messages, byte by byte. All integers little-endian, fields packed in the order given.
+//
+//   Query (Channel::kQuery), debtor -> creditor: some rows of one layer against spans of loans that the
+//   creditor hosts.
+//     header:  QueryHeader, then item_count times QueryItem
+//     payload: per item in order, q [rows, q_heads, head_dim] in the KV dtype n_q * d * p bytes a row
+//   State (Channel::kState), creditor -> debtor: the answer, items in the query's order.
+//     header:  StateHeader
+//     payload: per item acc [rows, q_heads, head_dim], max [rows, q_heads], sum [rows, q_heads], fp32 n_q *
+//     (4d + 8) bytes a row
+//              compact form: acc / sum in the KV dtype instead of acc n_q * (dp + 8) bytes a row
+//     A refusal (code != 0) has no payload; header is followed by a text.
+//   KvWrite (Channel::kKv), debtor -> creditor: one layer of consecutive slots of a loan.
+//     header:  KvHeader;  payload: per slot the K block, then the V block
+//   KvAck (Channel::kKv), creditor -> debtor: the bytes of one KvWrite are stored (code 0) or refused.
+//     header:  KvAckHeader, then a text when refused; no payload
+//
+// Every message carries the sender's incarnation, every loan its epoch; what is stale is refused, never
+// answered from reused memory. `exchange` names one Post of one debtor and is echoed, so late answers are
+// recognised and dropped.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace lombard {
+
+enum class WireKind : uint8_t { kQuery = 1, kState = 2, kKvWrite = 3, kKvAck = 4 };
+
+struct QueryHeader {
+  uint64_t incarnation = 0;
+  uint64_t exchange = 0;
+  uint32_t part = 0;  // of the exchange: a large one travels in several messages
+  uint64_t step = 0;
+  uint32_t layer = 0;
+  uint8_t compact = 0;  // answer in the compact form
+  uint32_t item_count = 0;
+};
+
+struct QueryItem {
+  uint64_t loan = 0;
+  uint64_t epoch = 0;
+  uint32_t first_slot = 0;
+  uint32_t rows = 0;
+  int32_t first_query_position = 0;  // rows are at consecutive positions
+  int32_t first_position = 0;        // of the span's first key
+  int32_t token_count = 0;
+  int32_t window = 0;
+};
+
+struct StateHeader {
+  uint64_t incarnation = 0;
+  uint64_t exchange = 0;
+  uint32_t part = 0;
+  uint32_t code = 0;  // absl::StatusCode; not 0: refused
+};
+
+struct KvHeader {
+  uint64_t incarnation = 0;
+  uint64_t transfer = 0;  // echoed
+  uint64_t loan = 0;
+  uint64_t epoch = 0;
+  uint32_t layer = 0;
+  uint32_t first_slot = 0;
+  uint32_t slot_count = 0;
+};
+
+struct KvAckHeader {
+  uint64_t incarnation = 0;
+  uint64_t transfer = 0;
+  uint32_t code = 0;
+};
+
+std::string EncodeQuery(const QueryHeader& header, const std::vector<QueryItem>& items);
+std::string EncodeState(const StateHeader& header, absl::string_view text);
+std::string EncodeKvWrite(const KvHeader& header);
+std::string EncodeKvAck(const KvAckHeader& header, absl::string_view text);
+
+// What a peer sent is input: kInvalidArgument when it is short, long, or of another kind.
+absl::StatusOr<WireKind> PeekKind(absl::string_view bytes);
+absl::Status DecodeQuery(absl::string_view bytes, QueryHeader* header, std::vector<QueryItem>* items);
+absl::Status DecodeState(absl::string_view bytes, StateHeader* header, std::string* text);
+absl::Status DecodeKvWrite(absl::string_view bytes, KvHeader* header);
+absl::Status DecodeKvAck(absl::string_view bytes, KvAckHeader* header, std::string* text);
+
+}  // namespace lombard
