@@ -1,0 +1,57 @@
+#include "kernels/cpu_context.h"
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "kernels/internal/kernel_table.h"
+
+namespace lombard {
+
+absl::string_view IsaName(Isa isa) {
+  switch (isa) {
+    case Isa::kBase:
+      return "base";
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvx512:
+      return "avx512";
+    case Isa::kAmx:
+      return "amx";
+  }
+  return "unknown";
+}
+
+Isa DetectIsa() {
+#if defined(__x86_64__)
+  // The compiler's runtime also asks whether the operating system saves the wide registers.
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c"))
+    return Isa::kBase;
+  return Isa::kAvx2;
+#else
+  return Isa::kBase;
+#endif
+}
+
+absl::StatusOr<Isa> ParseIsa(absl::string_view name) {
+  for (const Isa isa : {Isa::kBase, Isa::kAvx2, Isa::kAvx512, Isa::kAmx}) {
+    if (name != IsaName(isa)) continue;
+    if (isa <= DetectIsa()) return isa;
+    return absl::InvalidArgumentError(absl::StrCat("instruction set '", std::string(name),
+                                                   "' is not available on this CPU, whose best is '",
+                                                   std::string(IsaName(DetectIsa())), "'"));
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("unknown instruction set '", std::string(name), "': give base, avx2, avx512 or amx"));
+}
+
+namespace internal {
+
+const KernelTable& KernelsFor(Isa isa) {
+#if defined(__x86_64__)
+  if (isa == Isa::kAvx2) return Avx2Kernels();
+#endif
+  CHECK(isa == Isa::kBase) << "instruction set " << static_cast<int>(isa);
+  return BaseKernels();
+}
+
+}  // namespace internal
+}  // namespace lombard

@@ -1,0 +1,105 @@
+// What an instruction set must provide: one table of functions per set, each built in a file of its own with
+// its own compiler flags (kernels_<isa>.cc). The drivers in kernels/*.cc hold shapes, threads and memory; the
+// tables hold vector loops.
+//
+// The files behind the tables include no standard containers and call no inline function of other headers: a
+// copy of such a function, compiled for a newer CPU, could be the one the linker keeps for everybody.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cpu_context.h"
+
+namespace lombard::internal {
+
+// Element types as the vector code sees them; the order of DType. Data may be aligned to 2 bytes only.
+struct F16 {
+  uint16_t bits;
+};
+struct BF16 {
+  uint16_t bits;
+};
+inline constexpr int kDTypes = 3;  // indexed by DType: f32, f16, bf16
+
+// y[m, n] for all rows and n in [n_begin, n_end). The sum over k of one output is formed in one order,
+// whatever the rows, the range or the blocking: `lanes` interleaved partial sums, k ascending, then a fixed
+// tree over the lanes, then bias, then y.
+struct MatmulBlock {
+  // Packed activations: k is cut into blocks of k_block (a multiple of 64), each block a dense [rows, its
+  // length rounded up to 64] matrix with zeros behind k. 64-byte aligned.
+  const float* x = nullptr;
+  const void* w = nullptr;  // [n, k]
+  const float* bias = nullptr;
+  float* y = nullptr;
+  int64_t y_stride = 0;
+  int rows = 0;
+  int64_t k = 0, k_block = 0;
+  int64_t n_begin = 0, n_end = 0;
+  bool accumulate = false;
+  float* scratch = nullptr;  // MatmulScratchFloats(...) floats, 64-byte aligned; null when that is 0
+};
+
+// Queries of one KV head over one part of a span. Query rows are stacked: qi = row * group + head in group.
+struct AttendPart {
+  const float* q = nullptr;    // [rows * group, dp], scaled, zeros behind head_dim; 64-byte aligned
+  const int* begin = nullptr;  // [rows]: row r sees the keys [begin[r], end[r]) of the span, clipped to
+                               // [part_begin, part_end)
+  const int* end = nullptr;
+  int rows = 0, group = 0;
+  int head_dim = 0, dp = 0;  // dp: head_dim rounded up to 16
+  int block_tokens = 0;
+  int64_t head_offset = 0;  // elements from the start of a block to this KV head
+  const void* const* k_blocks = nullptr;
+  const void* const* v_blocks = nullptr;
+  int part_begin = 0, part_end = 0;
+  float* acc = nullptr;  // [rows * group, dp]; the state of this part alone
+  float* max = nullptr;
+  float* sum = nullptr;
+  float* scratch = nullptr;  // AttendScratchFloats(dp) floats, 64-byte aligned
+};
+
+inline constexpr int kTileTokens = 64;  // keys whose scores are exponentiated at once
+inline constexpr int kScoreRows =
+    12;  // query rows that meet a tile at once; a multiple of every register tile's rows
+constexpr int64_t AttendScratchFloats(int dp) {
+  return kScoreRows * kTileTokens + int64_t{2} * kTileTokens * dp;
+}
+
+struct KernelTable {
+  int lanes = 0;
+  void (*rms_norm)(const float* x, const float* weight, float* y, int64_t dim, float eps) = nullptr;
+  void (*rotate)(float* x, const float* cos, const float* sin, int64_t half) = nullptr;
+  void (*swiglu)(const float* gate, const float* up, float* y, int64_t count) = nullptr;
+  void (*exp)(const float* x, float* y, int64_t count) = nullptr;  // relative error: kExpRelativeError
+  void (*to_f32[kDTypes])(const void* src, float* dst, int64_t count) = {};
+  void (*from_f32[kDTypes])(const float* src, void* dst, int64_t count) = {};
+  void (*round_to[kDTypes])(const float* src, float* dst, int64_t count) = {};  // src may be dst
+
+  void (*matmul[kDTypes])(const MatmulBlock& block) = {};
+  int matmul_direct_rows =
+      0;  // up to so many rows the weights are multiplied as they stream by, without scratch
+  int matmul_rows_tile = 0;  // rows of the register tile
+
+  void (*attend[kDTypes])(const AttendPart& part) = {};
+  // Folds a later part's state into an earlier one's: dst [dp].
+  void (*fold)(const float* acc, float max, float sum, float* dst_acc, float* dst_max, float* dst_sum,
+               int dp) = nullptr;
+};
+
+// Of exp and everything built on it, for results that are normal numbers; below exp(-87.3) the result is 0.
+inline constexpr double kExpRelativeError = 2.5e-7;
+
+inline constexpr int kMatmulColumns = 32;  // outputs per row that one task of the blocked product owns
+constexpr int64_t MatmulScratchFloats(const KernelTable& table, int rows, int64_t k_block) {
+  return rows <= table.matmul_direct_rows ? 0 : k_block * 8 + int64_t{rows} * kMatmulColumns * table.lanes;
+}
+
+const KernelTable& KernelsFor(Isa isa);  // REQUIRES: this build has it and the CPU too
+
+const KernelTable& BaseKernels();
+#if defined(__x86_64__)
+const KernelTable& Avx2Kernels();
+const KernelTable& Avx512Kernels();
+#endif
+
+}  // namespace lombard::internal

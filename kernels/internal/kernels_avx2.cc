@@ -1,0 +1,16 @@
+#include "kernels/internal/kernel_table.h"
+#include "kernels/internal/vec_avx2.h"
+
+#define LOMBARD_ISA isa_avx2
+#include "kernels/internal/attention-inl.h"
+#include "kernels/internal/elementwise-inl.h"
+#include "kernels/internal/matmul-inl.h"
+
+namespace lombard::internal {
+
+const KernelTable& Avx2Kernels() {
+  static constexpr KernelTable table = isa_avx2::MakeTable();
+  return table;
+}
+
+}  // namespace lombard::internal

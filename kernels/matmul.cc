@@ -1,0 +1,90 @@
+#include "kernels/matmul.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "kernels/internal/kernel_table.h"
+#include "kernels/internal/parallel.h"
+
+namespace lombard {
+namespace {
+
+constexpr int64_t kRowsAtOnce =
+    96;  // packed activations of one pass: 96 rows x 512 x 4 bytes fit half of a second-level cache
+constexpr int64_t kBlock = 512;
+constexpr int64_t kRowPad = 16;
+
+int64_t RoundUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+
+// Floats of `rows` rows packed as MatmulBlock::x wants them.
+int64_t PackedFloats(int64_t rows, int64_t k, int64_t k_block) {
+  const int64_t full = k / k_block, rest = k % k_block;
+  return rows * (full * (k_block + kRowPad) + (rest == 0 ? 0 : RoundUp(rest, 64) + kRowPad));
+}
+
+void PackRow(const internal::KernelTable& kernels, DType dtype, const float* x, int64_t row, int64_t rows,
+             int64_t k, int64_t k_block, float* packed) {
+  for (int64_t begin = 0; begin < k; begin += k_block) {
+    const int64_t length = std::min(k_block, k - begin), padded = RoundUp(length, 64),
+                  stride = padded + kRowPad;
+    float* out = packed + row * stride;
+    // fp16 weights meet unrounded activations, as fp32 ones do.
+    kernels.round_to[static_cast<int>(dtype == DType::kBF16 ? dtype : DType::kF32)](x + begin, out, length);
+    std::fill(out + length, out + padded, 0.0f);
+    packed += rows * stride;
+  }
+}
+
+}  // namespace
+
+void Matmul(const CpuContext& context, const MatmulArgs& args) {
+  CHECK(args.rows >= 0 && args.n >= 0 && args.k > 0) << args.rows << " x " << args.n << " x " << args.k;
+  CHECK(args.x_stride >= args.k || args.rows <= 1);
+  CHECK(args.y_stride >= args.n || args.rows <= 1);
+  if (args.rows == 0 || args.n == 0) return;
+  const internal::KernelTable& kernels = internal::KernelsFor(context.isa);
+  const auto multiply = kernels.matmul[static_cast<int>(args.w_dtype)];
+
+  // Passes of equal size, so that the last one does not pay for a strip of weights with a handful of rows.
+  const int64_t passes = (args.rows + kRowsAtOnce - 1) / kRowsAtOnce;
+  const int64_t rows_per_pass = RoundUp((args.rows + passes - 1) / passes, kernels.matmul_rows_tile);
+  const internal::FloatBuffer packed =
+      internal::MakeFloats(PackedFloats(std::min(rows_per_pass, args.rows), args.k, kBlock));
+  for (int64_t row = 0; row < args.rows; row += rows_per_pass) {
+    const int rows = static_cast<int>(std::min(rows_per_pass, args.rows - row));
+    const auto pack = [&](int r) {
+      PackRow(kernels, args.w_dtype, args.x + (row + r) * args.x_stride, r, rows, args.k, kBlock,
+              packed.get());
+    };
+    if (rows * args.k >= 1 << 17) {
+      internal::ParallelFor(context, rows, pack);
+    } else {
+      for (int r = 0; r < rows; ++r) pack(r);
+    }
+    const bool direct = rows <= kernels.matmul_direct_rows;
+    // Direct: pieces of about 128 KiB of weights, but at least four a thread where there is so much.
+    const int64_t piece = direct ? std::clamp<int64_t>(RoundUp(args.n / (4 * internal::Threads(context)), 8),
+                                                       8, std::max<int64_t>(8, RoundUp(65536 / args.k, 8)))
+                                 : internal::kMatmulColumns;
+    const int tasks = static_cast<int>((args.n + piece - 1) / piece);
+    internal::ParallelForWithScratch(context, tasks, internal::MatmulScratchFloats(kernels, rows, kBlock),
+                                     [&](int task, float* scratch) {
+                                       internal::MatmulBlock block;
+                                       block.x = packed.get();
+                                       block.w = args.w;
+                                       block.bias = args.bias;
+                                       block.y = args.y + row * args.y_stride;
+                                       block.y_stride = args.y_stride;
+                                       block.rows = rows;
+                                       block.k = args.k;
+                                       block.k_block = kBlock;
+                                       block.n_begin = task * piece;
+                                       block.n_end = std::min(args.n, block.n_begin + piece);
+                                       block.accumulate = args.accumulate;
+                                       block.scratch = scratch;
+                                       multiply(block);
+                                     });
+  }
+}
+
+}  // namespace lombard
