@@ -6,6 +6,8 @@
 // the keys, whatever rows are beside it.
 #pragma once
 
+#include "kernels/internal/matmul-inl.h"
+
 namespace lombard::internal::LOMBARD_ISA {
 namespace {
 

@@ -1,10 +1,6 @@
-#include "kernels/internal/kernel_table.h"
 #include "kernels/internal/vec_avx2.h"
-
 #define LOMBARD_ISA isa_avx2
 #include "kernels/internal/attention-inl.h"
-#include "kernels/internal/elementwise-inl.h"
-#include "kernels/internal/matmul-inl.h"
 
 namespace lombard::internal {
 

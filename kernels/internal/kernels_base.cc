@@ -1,10 +1,6 @@
-#include "kernels/internal/kernel_table.h"
 #include "kernels/internal/vec_base.h"
-
 #define LOMBARD_ISA isa_base
 #include "kernels/internal/attention-inl.h"
-#include "kernels/internal/elementwise-inl.h"
-#include "kernels/internal/matmul-inl.h"
 
 namespace lombard::internal {
 

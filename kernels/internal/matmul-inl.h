@@ -6,6 +6,8 @@
 // results do not depend on the batch.
 #pragma once
 
+#include "kernels/internal/elementwise-inl.h"
+
 namespace lombard::internal::LOMBARD_ISA {
 namespace {
 
