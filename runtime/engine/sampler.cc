@@ -44,6 +44,12 @@ bool Better(const Candidate& a, const Candidate& b) {
   return a.weight > b.weight || (a.weight == b.weight && a.id < b.id);
 }
 
+double Sum(absl::Span<const Candidate> candidates) {
+  double sum = 0;
+  for (const Candidate& c : candidates) sum += c.weight;
+  return sum;
+}
+
 std::vector<std::pair<int32_t, float>> TopLogprobs(absl::Span<const float> logits, double log_sum,
                                                    size_t count) {
   std::vector<Candidate> best;  // sorted, at most `count`
@@ -110,51 +116,76 @@ size_t Draw(const Weights& weights, WeightOf weight_of, double total, double u) 
   return last;  // rounding may keep the sum from reaching a target next to the total
 }
 
+// The k best of the weights that are at least `floor`, sorted. A heap with the worst on top: most tokens fail
+// one comparison.
+std::vector<Candidate> KeepTopK(absl::Span<const float> weights, double floor, size_t k) {
+  std::vector<Candidate> kept;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const Candidate next{weights[i], static_cast<int32_t>(i)};
+    if (weights[i] <= 0 || weights[i] < floor) continue;
+    if (kept.size() == k) {
+      if (!Better(next, kept.front())) continue;
+      std::pop_heap(kept.begin(), kept.end(), Better);
+      kept.pop_back();
+    }
+    kept.push_back(next);
+    std::push_heap(kept.begin(), kept.end(), Better);
+  }
+  std::sort(kept.begin(), kept.end(), Better);
+  return kept;
+}
+
+// The smallest best set with the share `top_p` of the weights that are at least `floor`, sorted.
+std::vector<Candidate> KeepTopP(absl::Span<const float> weights, double floor, double top_p) {
+  double all = 0;
+  for (const float weight : weights) all += weight >= floor ? weight : 0;
+  // What lies below this has less than 1 - top_p together: the set is full before the first of it.
+  floor = std::max(floor, (1 - top_p) * all / weights.size());
+  std::vector<Candidate> kept;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (weights[i] > 0 && weights[i] >= floor) kept.push_back({weights[i], static_cast<int32_t>(i)});
+  }
+  // The set is usually small: a heap gives its members in order without sorting the rest.
+  const auto worse = [](const Candidate& a, const Candidate& b) { return Better(b, a); };
+  std::make_heap(kept.begin(), kept.end(), worse);
+  auto end = kept.end();
+  for (double sum = 0; end != kept.begin() && (sum < top_p * all || top_p >= 1);) {
+    std::pop_heap(kept.begin(), end, worse);
+    sum += (--end)->weight;
+  }
+  kept.erase(kept.begin(), end);
+  std::reverse(kept.begin(), kept.end());
+  return kept;
+}
+
 int32_t DrawToken(absl::Span<float> logits, const SamplingParams& params, double u) {
   // Logits become weights relative to the best token's, which is 1.
   const float max = *std::max_element(logits.begin(), logits.end());
   if (max == kLowest) return -1;
   const float scale = static_cast<float>(1 / params.temperature);
-  double total = 0;
-  for (float& logit : logits) {
-    logit = std::exp((logit - max) * scale);
-    total += logit;
-  }
+  for (float& logit : logits) logit = std::exp((logit - max) * scale);
+
   const bool by_count = params.top_k > 0 && params.top_k < logits.size();
   if (params.min_p == 0 && !by_count && params.top_p >= 1) {
+    double total = 0;
+    for (const float weight : logits) total += weight;
     return static_cast<int32_t>(Draw(
         logits, [](float weight) { return weight; }, total, u));
   }
-
   std::vector<Candidate> kept;
-  kept.reserve(logits.size());
-  for (size_t i = 0; i < logits.size(); ++i) {
-    if (logits[i] > 0 && logits[i] >= params.min_p) kept.push_back({logits[i], static_cast<int32_t>(i)});
-  }
-  if (by_count && params.top_k < kept.size()) {
-    std::nth_element(kept.begin(), kept.begin() + params.top_k, kept.end(), Better);
-    kept.resize(params.top_k);
-  }
-  total = 0;
-  if (params.top_p >= 1) {
-    std::sort(kept.begin(), kept.end(), Better);
-    for (const Candidate& c : kept) total += c.weight;
+  if (by_count) {
+    kept = KeepTopK(logits, params.min_p, params.top_k);
+    const double all = Sum(kept);
+    double sum = 0;
+    size_t count = 0;
+    while (count < kept.size() && (sum < params.top_p * all || params.top_p >= 1))
+      sum += kept[count++].weight;
+    kept.resize(count);
   } else {
-    // The nucleus is usually small: a heap gives its tokens in order without sorting the rest.
-    double all = 0;
-    for (const Candidate& c : kept) all += c.weight;
-    const auto worse = [](const Candidate& a, const Candidate& b) { return Better(b, a); };
-    std::make_heap(kept.begin(), kept.end(), worse);
-    auto end = kept.end();
-    while (end != kept.begin() && total < params.top_p * all) {
-      std::pop_heap(kept.begin(), end, worse);
-      total += (--end)->weight;
-    }
-    kept.erase(kept.begin(), end);
-    std::reverse(kept.begin(), kept.end());
+    kept = KeepTopP(logits, params.min_p, params.top_p);
   }
   return kept[Draw(
-                  kept, [](const Candidate& c) { return c.weight; }, total, u)]
+                  kept, [](const Candidate& c) { return c.weight; }, Sum(kept), u)]
       .id;
 }
 
