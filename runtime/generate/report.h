@@ -1,0 +1,52 @@
+// report.json: what a run did, for people and plots. Written once at the end; field names are a contract with
+// scripts.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+
+namespace lombard {
+
+// Of a set of values; linear interpolation between neighbours. With count 0 the others are written as null.
+struct Percentiles {
+  uint64_t count = 0;
+  double mean = 0, p50 = 0, p90 = 0, p95 = 0, p99 = 0;
+};
+Percentiles PercentilesOf(std::vector<double> values);
+
+struct RankReport {
+  struct {
+    uint64_t capacity = 0, used_max = 0, lent_max = 0, borrowed_max = 0;
+  } kv_tokens;
+  uint64_t served_steps = 0;  // steps of others it attended for
+};
+
+struct Report {
+  uint64_t requests = 0;
+  struct {
+    uint64_t prompt = 0, output = 0;
+  } tokens;
+  double output_tokens_per_s = 0;
+  Percentiles ttft_s, tpot_s, itl_s, e2e_s;
+  uint64_t steps = 0;         // committed, with at least one row, summed over instances
+  uint64_t remote_steps = 0;  // of those, with some attention elsewhere
+  uint64_t remote_tokens_attended = 0;
+  struct {
+    uint64_t query = 0, state = 0, kv = 0, control = 0;  // payload
+    uint64_t framing = 0;
+  } wire_bytes;
+  std::vector<RankReport> ranks;
+  struct {
+    uint64_t granted = 0, refused = 0, recalled = 0, repaid = 0, lost = 0;
+  } loans;
+};
+
+std::string ReportJson(const Report& report);  // indented, with a line end
+// Creates `directory` and writes report.json there, whole or not at all. Errors name the path.
+absl::Status WriteReport(const Report& report, const std::string& directory);
+
+}  // namespace lombard
