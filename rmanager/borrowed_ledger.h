@@ -1,0 +1,116 @@
+// The debtor's half: borrowings under way (all or nothing), loans in use, repayments not yet confirmed
+// (rmanager/protocol.h).
+//
+// Step thread only. Messages go to the Outbox, results wait in TakeResults(). Everything that is iterated is
+// ordered, so that equal inputs give equal messages.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "fabric/messages/outgoing.h"
+#include "rmanager/loans.h"
+#include "rmanager/protocol.h"
+
+namespace lombard {
+
+class BorrowedLedger {
+ public:
+  struct Options {
+    InstanceId self{};
+    absl::Duration reply_deadline, retry, backoff;
+  };
+  // Of one Borrow. Success: `loans` cover the blocks. Otherwise nothing is held.
+  struct Result {
+    uint64_t ticket;
+    RequestId request;
+    Purpose purpose;
+    uint32_t blocks;
+    bool granted;
+    std::vector<Loan> loans;
+    uint32_t cluster_free = 0;  // what the others would have lent, by our view
+    absl::Time retry_after;
+  };
+
+  BorrowedLedger(const Options& options, Outbox* outbox) : options_(options), outbox_(outbox) {}
+
+  // `facts` is consulted for room and claim. REQUIRES: blocks > 0.
+  uint64_t Borrow(RequestId request, uint32_t blocks, Purpose purpose, absl::Time now,
+                  std::optional<InstanceId> only_from, const ClusterFacts& facts);
+  void Cancel(uint64_t ticket, absl::Time now);
+  bool Repay(LoanId id, absl::Time now);  // false: not in use here
+  // Also cancels what is under way for the request and forgets its refusals.
+  void RepayAll(RequestId request, absl::Time now);
+
+  void OnReply(InstanceId from, const messages::TryMoveKvReply& reply, const ClusterFacts& facts,
+               absl::Time now);
+  void OnActivateReply(InstanceId from, const messages::ActivateLoanReply& reply, const ClusterFacts& facts,
+                       absl::Time now);
+  void OnRepayAck(InstanceId from, const messages::RepayAck& ack);
+  // Loans in use from this creditor, which are gone. Borrowings that involve it fail.
+  std::vector<Loan> DropCreditor(InstanceId creditor, const ClusterFacts& facts, absl::Time now);
+  void Tick(const ClusterFacts& facts, absl::Time now);
+  absl::Time NextDeadline() const;
+
+  std::vector<Result> TakeResults() { return std::exchange(results_, {}); }
+  uint32_t borrowed() const { return borrowed_; }  // blocks in use
+  uint32_t borrowed_max() const { return borrowed_max_; }
+  uint64_t refusals() const { return refusals_; }
+  bool idle() const { return borrowings_.empty() && repaying_.empty(); }
+  const std::map<LoanId, Loan>& loans() const { return loans_; }
+  absl::Status CheckInvariants() const;
+
+ private:
+  enum class PartState : uint8_t { kAsked, kGranted, kActivating, kActive };
+  struct Part {
+    InstanceId creditor;
+    uint32_t blocks;
+    PartState state;
+    Loan loan;  // from kGranted on
+  };
+  struct Borrowing {
+    RequestId request;
+    uint32_t blocks;
+    Purpose purpose;
+    std::vector<Part> parts;
+    absl::Time deadline, next_retry;
+  };
+  struct Repayment {
+    Loan loan;
+    absl::Time next_retry;
+  };
+  using Borrowings = std::map<uint64_t, Borrowing>;
+
+  std::vector<Part> ChooseCreditors(const Borrowing& borrowing, std::optional<InstanceId> only_from,
+                                    const ClusterFacts& facts) const;
+  bool Knows(LoanId id) const;
+  uint32_t Room(InstanceId creditor, const ClusterFacts& facts) const;
+  uint32_t RoomOfOthers(const ClusterFacts& facts) const;
+  void Ask(uint64_t ticket, const Borrowing& borrowing, const Part& part);
+  void Activate(const Part& part);
+  void Advance(Borrowings::iterator it, absl::Time now);
+  Borrowings::iterator Release(Borrowings::iterator it, absl::Time now);
+  Borrowings::iterator Fail(Borrowings::iterator it, const ClusterFacts& facts, absl::Time now);
+  void Refuse(uint64_t ticket, const Borrowing& borrowing, const ClusterFacts& facts, absl::Time now);
+  void StartRepayment(const Loan& loan, absl::Time now);
+  void SendRepay(InstanceId creditor, LoanId id, uint64_t epoch);
+
+  Options options_;
+  Outbox* outbox_;
+  uint64_t next_ticket_ = 1;
+  Borrowings borrowings_;
+  std::map<LoanId, Loan> loans_;  // in use
+  std::map<LoanId, Repayment> repaying_;
+  std::map<RequestId, uint32_t> attempts_;  // refusals in a row
+  std::vector<Result> results_;
+  uint32_t borrowed_ = 0, borrowed_max_ = 0;
+  uint64_t refusals_ = 0;
+};
+
+}  // namespace lombard

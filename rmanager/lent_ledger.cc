@@ -1,0 +1,208 @@
+#include "rmanager/lent_ledger.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "base/check.h"
+#include "base/status.h"
+
+namespace lombard {
+
+LentLedger::LentLedger(const Options& options, KvPool* pool)
+    : options_(options),
+      pool_(pool),
+      reserve_blocks_(static_cast<uint32_t>(std::ceil(options.reserve * pool->total_count()))),
+      lent_blocks_max_(static_cast<uint32_t>(options.lent_max * pool->total_count())),
+      epoch_(Value(options.incarnation) << 32),
+      hosted_(std::make_shared<HostedLoans>(HostedLoans{.epoch = epoch_})) {}
+
+uint32_t LentLedger::lendable() const {
+  const uint32_t free = pool_->free_count();
+  return std::min(free > reserve_blocks_ ? free - reserve_blocks_ : 0,
+                  lent_blocks_max_ > lent_ ? lent_blocks_max_ - lent_ : 0);
+}
+
+uint32_t LentLedger::lendable_max() const {
+  const uint32_t total = pool_->total_count();
+  return std::min(total - std::min(total, reserve_blocks_), lent_blocks_max_);
+}
+
+std::optional<Loan> LentLedger::Reserve(InstanceId debtor, uint64_t ticket, RequestId request,
+                                        uint32_t blocks, absl::Time now) {
+  if (const auto known = by_ticket_.find({debtor, ticket}); known != by_ticket_.end()) {
+    return entries_.at(known->second).slots->loan;
+  }
+  if (blocks > lendable()) return std::nullopt;
+  absl::StatusOr<std::vector<BlockId>> ids = pool_->Allocate(blocks);
+  CHECK_OK(ids.status());
+  const Loan loan{.id = MakeLoanId(options_.self, next_loan_++),
+                  .epoch = epoch_,
+                  .creditor = options_.self,
+                  .debtor = debtor,
+                  .request = request,
+                  .blocks = blocks};
+  std::shared_ptr<const LoanSlots> slots(
+      new LoanSlots{loan, *std::move(ids)}, [bin = bin_](const LoanSlots* gone) {
+        {
+          std::lock_guard lock(bin->mutex);
+          bin->blocks.insert(bin->blocks.end(), gone->blocks.begin(), gone->blocks.end());
+        }
+        delete gone;
+      });
+  entries_[loan.id] = {std::move(slots), ticket, LoanState::kReserved, now + options_.lease};
+  by_ticket_[{debtor, ticket}] = loan.id;
+  lent_ += blocks;
+  counters_.lent_max = std::max(counters_.lent_max, lent_);
+  return loan;
+}
+
+LentLedger::Entries::iterator LentLedger::Find(InstanceId debtor, LoanId id, uint64_t epoch) {
+  const auto it = entries_.find(id);
+  if (it == entries_.end()) return it;
+  const Loan& loan = it->second.slots->loan;
+  return loan.debtor == debtor && loan.epoch == epoch ? it : entries_.end();
+}
+
+bool LentLedger::Activate(InstanceId debtor, LoanId id, uint64_t epoch) {
+  const auto it = Find(debtor, id, epoch);
+  if (it == entries_.end()) return false;
+  if (it->second.state == LoanState::kReserved) {
+    it->second.state = LoanState::kActive;
+    ++counters_.granted;
+    Publish();
+  }
+  return true;
+}
+
+void LentLedger::Repay(InstanceId debtor, LoanId id, uint64_t epoch) {
+  const auto it = Find(debtor, id, epoch);
+  if (it == entries_.end()) return;
+  const bool was_active = it->second.state == LoanState::kActive;
+  ++(was_active ? counters_.repaid : counters_.withdrawn);
+  End(it);
+  if (was_active) Publish();
+  Collect();
+}
+
+void LentLedger::DropDebtor(InstanceId debtor) {
+  bool dropped = false;
+  for (auto it = entries_.begin(); it != entries_.end();) {
+    if (it->second.slots->loan.debtor != debtor) {
+      ++it;
+      continue;
+    }
+    ++(it->second.state == LoanState::kActive ? counters_.lost : counters_.expired);
+    it = End(it);
+    dropped = true;
+  }
+  if (!dropped) return;
+  ++epoch_;
+  Publish();
+  Collect();
+}
+
+void LentLedger::Tick(absl::Time now) {
+  bool expired = false;
+  for (auto it = entries_.begin(); it != entries_.end();) {
+    if (it->second.state == LoanState::kReserved && it->second.expiry <= now) {
+      it = End(it);
+      ++counters_.expired;
+      expired = true;
+    } else {
+      ++it;
+    }
+  }
+  if (expired) ++epoch_;
+  Collect();
+}
+
+absl::Time LentLedger::NextExpiry() const {
+  absl::Time next = absl::InfiniteFuture();
+  for (const auto& [id, entry] : entries_) {
+    if (entry.state == LoanState::kReserved) next = std::min(next, entry.expiry);
+  }
+  return next;
+}
+
+LentLedger::Entries::iterator LentLedger::End(Entries::iterator entry) {
+  by_ticket_.erase({entry->second.slots->loan.debtor, entry->second.ticket});
+  return entries_.erase(entry);
+}
+
+void LentLedger::Publish() {
+  auto next = std::make_shared<HostedLoans>();
+  next->epoch = epoch_;
+  for (const auto& [id, entry] : entries_) {
+    if (entry.state == LoanState::kActive) next->loans.emplace(id, entry.slots);
+  }
+  std::shared_ptr<const HostedLoans> last = std::move(next);
+  {
+    std::lock_guard lock(hosted_mutex_);
+    hosted_.swap(last);
+  }
+  // `last` may hold the final reference to slots; it goes here, outside the lock.
+}
+
+void LentLedger::Collect() {
+  std::vector<BlockId> returned;
+  {
+    std::lock_guard lock(bin_->mutex);
+    returned.swap(bin_->blocks);
+  }
+  pool_->ReleaseAll(returned);
+  lent_ -= returned.size();
+}
+
+std::shared_ptr<const HostedLoans> LentLedger::hosted() const {
+  std::lock_guard lock(hosted_mutex_);
+  return hosted_;
+}
+
+absl::Status LentLedger::CheckInvariants() const {
+  RETURN_IF_ERROR(pool_->CheckInvariants());
+  uint64_t held = 0, active = 0;
+  std::set<BlockId> seen;
+  const std::shared_ptr<const HostedLoans> hosted = this->hosted();
+  for (const auto& [id, entry] : entries_) {
+    const LoanSlots& slots = *entry.slots;
+    held += slots.blocks.size();
+    active += entry.state == LoanState::kActive;
+    if (slots.blocks.size() != slots.loan.blocks || slots.loan.id != id) {
+      return absl::InternalError(absl::StrCat("loan ", Value(id), " has ", slots.blocks.size(),
+                                              " blocks, its record says ", slots.loan.blocks, " of loan ",
+                                              Value(slots.loan.id)));
+    }
+    for (BlockId block : slots.blocks) {
+      if (!seen.insert(block).second)
+        return absl::InternalError(absl::StrCat("block ", Value(block), " is lent twice"));
+      if (pool_->references(block) == 0)
+        return absl::InternalError(absl::StrCat("lent block ", Value(block), " is free"));
+    }
+    const auto ticket = by_ticket_.find({slots.loan.debtor, entry.ticket});
+    if (ticket == by_ticket_.end() || ticket->second != id) {
+      return absl::InternalError(absl::StrCat("loan ", Value(id), " is not found by its ticket"));
+    }
+    const bool published = hosted->loans.contains(id);
+    if (published != (entry.state == LoanState::kActive)) {
+      return absl::InternalError(absl::StrCat(
+          "loan ", Value(id), published ? " is published but not active" : " is active but not published"));
+    }
+  }
+  if (by_ticket_.size() != entries_.size() || hosted->loans.size() != active) {
+    return absl::InternalError(absl::StrCat("ledger has ", entries_.size(), " loans, ", by_ticket_.size(),
+                                            " tickets, ", active, " active, ", hosted->loans.size(),
+                                            " published"));
+  }
+  if (held > lent_ || lent_ > lent_blocks_max_) {
+    return absl::InternalError(
+        absl::StrCat(held, " blocks in loans, ", lent_, " counted as lent, limit ", lent_blocks_max_));
+  }
+  if (counters_.granted != counters_.repaid + counters_.lost + active) {
+    return absl::InternalError(absl::StrCat("granted ", counters_.granted, ", repaid ", counters_.repaid,
+                                            ", lost ", counters_.lost, ", active ", active));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace lombard

@@ -1,0 +1,95 @@
+// The creditor's half: which blocks of this worker's pool are lent to whom, in which state
+// (rmanager/protocol.h).
+//
+// Step thread only, except hosted(), which any thread may call. Decisions are O(1) in the pool, publishing is
+// O(active loans).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "kvpool/kv_pool.h"
+#include "rmanager/loans.h"
+#include "rmanager/protocol.h"
+
+namespace lombard {
+
+class LentLedger {
+ public:
+  struct Options {
+    InstanceId self{};
+    Incarnation incarnation{};
+    double reserve = 0, lent_max = 1;  // shares of the pool
+    absl::Duration lease;
+  };
+  struct Counters {
+    uint64_t granted = 0;    // activated loans; granted = repaid + lost + active
+    uint64_t repaid = 0;     // of these
+    uint64_t lost = 0;       // of these, ended by the loss of the debtor
+    uint64_t withdrawn = 0;  // reservations given back before use
+    uint64_t expired = 0;    // reservations whose lease ended
+    uint32_t lent_max = 0;   // blocks, at any time
+  };
+
+  LentLedger(const Options& options, KvPool* pool);
+
+  uint32_t lendable() const;      // blocks
+  uint32_t lendable_max() const;  // with an empty pool
+  uint32_t lent() const { return lent_; }
+
+  // Reserves, or returns the loan already given for this (debtor, ticket); nullopt when it may not lend that
+  // much now.
+  std::optional<Loan> Reserve(InstanceId debtor, uint64_t ticket, RequestId request, uint32_t blocks,
+                              absl::Time now);
+  // False: no such loan of this debtor.
+  bool Activate(InstanceId debtor, LoanId id, uint64_t epoch);
+  void Repay(InstanceId debtor, LoanId id, uint64_t epoch);
+  void DropDebtor(InstanceId debtor);
+  // Ends overdue reservations and takes back blocks that service threads have let go of.
+  void Tick(absl::Time now);
+  absl::Time NextExpiry() const;  // InfiniteFuture without reservations
+
+  std::shared_ptr<const HostedLoans> hosted() const;
+  const Counters& counters() const { return counters_; }
+  absl::Status CheckInvariants() const;
+
+ private:
+  struct Entry {
+    std::shared_ptr<const LoanSlots> slots;
+    uint64_t ticket;
+    LoanState state;
+    absl::Time expiry;  // of a reservation
+  };
+  using Entries = std::map<LoanId, Entry>;
+  // Where LoanSlots go when the last holder drops them, on whatever thread; outlives the ledger if it must.
+  struct ReturnBin {
+    std::mutex mutex;
+    std::vector<BlockId> blocks;
+  };
+
+  Entries::iterator Find(InstanceId debtor, LoanId id, uint64_t epoch);
+  Entries::iterator End(Entries::iterator entry);
+  void Publish();
+  void Collect();
+
+  Options options_;
+  KvPool* pool_;
+  uint32_t reserve_blocks_, lent_blocks_max_;
+  uint64_t epoch_, next_loan_ = 1;
+  uint32_t lent_ = 0;  // reserved, active, and repaid but still held by a service thread
+  Entries entries_;
+  std::map<std::pair<InstanceId, uint64_t>, LoanId> by_ticket_;
+  std::shared_ptr<ReturnBin> bin_ = std::make_shared<ReturnBin>();
+  mutable std::mutex hosted_mutex_;
+  std::shared_ptr<const HostedLoans> hosted_;
+  Counters counters_;
+};
+
+}  // namespace lombard

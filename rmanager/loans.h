@@ -1,0 +1,79 @@
+// Loans as the engine and the service threads see them.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "base/ids.h"
+
+namespace lombard {
+
+struct Loan {
+  LoanId id{};
+  uint64_t epoch = 0;
+  InstanceId creditor{}, debtor{};
+  RequestId request;
+  uint32_t blocks = 0;  // slots 0 .. blocks-1
+};
+
+// At the creditor: where the slots lie. Immutable; slot i of the loan is blocks[i] of the creditor's pool.
+struct LoanSlots {
+  Loan loan;
+  std::vector<BlockId> blocks;
+};
+
+// The active loans of a creditor. Immutable: a service thread takes a snapshot and holds it, or a LoanSlots
+// of it, while it computes or writes; the blocks of a repaid loan do not return to the pool before that.
+struct HostedLoans {
+  uint64_t epoch = 0;
+  absl::flat_hash_map<LoanId, std::shared_ptr<const LoanSlots>> loans;
+
+  // Null when there is no such loan or the epoch is another: the caller refuses the query.
+  std::shared_ptr<const LoanSlots> Find(LoanId id, uint64_t loan_epoch) const {
+    const auto it = loans.find(id);
+    return it != loans.end() && it->second->loan.epoch == loan_epoch ? it->second : nullptr;
+  }
+};
+
+enum class Purpose : uint8_t { kAdmission, kGrowth, kMove };
+
+// The last cluster view, as far as a worker needs it.
+struct ClusterFacts {
+  struct Instance {
+    bool known = false;
+    uint32_t blocks_total = 0, blocks_free = 0, blocks_lent = 0, blocks_borrowed = 0;
+    uint32_t lendable = 0;      // now
+    uint32_t lendable_max = 0;  // with an empty pool
+    uint32_t batch = 0, waiting = 0;
+  };
+  struct Claim {
+    RequestId request;
+    InstanceId home{};
+    uint32_t blocks = 0;
+  };
+  uint64_t epoch = 0;
+  std::vector<Instance> instances;  // by instance id
+  std::optional<Claim> claim;
+  std::optional<RequestId> oldest;  // unfinished, in the cluster
+
+  // Blocks that `home` could ever use: its own pool and what all others would lend. A request that needs more
+  // can never run.
+  uint64_t CapacityFor(InstanceId home) const {
+    uint64_t blocks = 0;
+    for (size_t i = 0; i < instances.size(); ++i) {
+      blocks += InstanceId(i) == home ? instances[i].blocks_total : instances[i].lendable_max;
+    }
+    return blocks;
+  }
+  bool complete() const {  // every instance has reported
+    for (const Instance& instance : instances) {
+      if (!instance.known) return false;
+    }
+    return true;
+  }
+};
+
+}  // namespace lombard

@@ -1,0 +1,195 @@
+// The worker's half of the loan protocol (rmanager/protocol.h): lends blocks of this worker's pool, borrows
+// from others, tells gManager about both. A state machine fed with messages and time: no socket, thread,
+// clock or randomness inside.
+//
+//   RManager manager(options, &pool);
+//   loop:                                             // the step thread, between two steps
+//     manager.SetLoad(load);
+//     for (auto& [from, message] : inbox) manager.Handle(from, message, now);
+//     manager.Tick(now);
+//     for (auto& event : manager.TakeEvents()) ...    // Borrowed, BorrowRefused, MoveWanted, LoanLost
+//     for (auto& out : manager.TakeOutgoing()) send(out);
+//
+// Step thread only, except hosted(). The pool is shared with the engine, outlives the manager, and is used by
+// nobody else while a call runs. Messages are input: malformed and stale ones are counted and dropped.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "fabric/messages/outgoing.h"
+#include "kvpool/kv_pool.h"
+#include "rmanager/borrowed_ledger.h"
+#include "rmanager/lent_ledger.h"
+#include "rmanager/loans.h"
+
+namespace lombard {
+
+struct RManagerOptions {
+  InstanceId self{};
+  int instances = 1;
+  int gmanager = 0;  // rank
+  Incarnation incarnation{1};
+  double reserve = 0.05;   // share of the pool that is never lent
+  double lent_max = 0.80;  // share of the pool that is lent at most
+  // Guesses, to be tuned by measurement. A peer answers between two of its steps, so deadlines are many steps
+  // long.
+  absl::Duration heartbeat_period = absl::Milliseconds(50);
+  absl::Duration lease = absl::Seconds(30);  // of a reservation; longer than two reply deadlines
+  absl::Duration reply_deadline = absl::Seconds(10);
+  absl::Duration retry = absl::Seconds(1);
+  absl::Duration backoff = absl::Milliseconds(20);  // after a first refusal; doubles up to 32-fold
+};
+
+// What the engine tells for the heartbeat. Blocks and tokens of its own requests in its own pool.
+struct Load {
+  struct Blocked {
+    RequestId request;
+    uint32_t blocks = 0;  // what it lacks
+    absl::Time since;     // when it was first refused
+  };
+  struct LongRequest {
+    RequestId request;
+    uint32_t blocks = 0;   // at home
+    uint32_t movable = 0;  // full blocks with one reader
+  };
+  uint32_t batch = 0, waiting = 0;
+  uint64_t waiting_tokens = 0, own_tokens = 0;
+  std::optional<Blocked> oldest_blocked;
+  std::optional<RequestId> oldest;  // unfinished
+  std::vector<LongRequest> long_requests;
+  double weights_seconds = 0, row_seconds = 0, token_seconds = 0;  // of one layer, measured; 0 = unknown
+};
+
+// All of the blocks, confirmed by their creditors; use them until Repay.
+struct Borrowed {
+  uint64_t ticket;
+  RequestId request;
+  std::vector<Loan> loans;
+};
+// None of the blocks; everything was given back. Do not try again before `retry_after`.
+struct BorrowRefused {
+  uint64_t ticket;
+  RequestId request;
+  uint32_t blocks_wanted, cluster_free;  // the latter by our view, without our own pool
+  absl::Time retry_after;
+};
+// Advice. Answer with StartMove, then FinishMove; or with RefuseMove.
+struct MoveWanted {
+  uint64_t plan_id;
+  RequestId request;
+  uint32_t blocks;
+  InstanceId to;
+};
+// The creditor is gone, and the KV in the loan with it.
+struct LoanLost {
+  Loan loan;
+};
+
+class RManager {
+ public:
+  using Event = std::variant<Borrowed, BorrowRefused, MoveWanted, LoanLost>;
+  struct Counters {
+    // As creditor: granted = repaid + lost + active.
+    uint64_t granted = 0, refused = 0, repaid = 0, lost = 0, withdrawn = 0, expired = 0;
+    uint32_t lent = 0, lent_max = 0;  // blocks
+    // As debtor.
+    uint64_t borrow_refused = 0;
+    uint32_t borrowed = 0, borrowed_max = 0;  // blocks
+    uint64_t stale = 0, malformed = 0;        // messages dropped
+  };
+
+  RManager(const RManagerOptions& options, KvPool* pool);
+
+  void Handle(int from, const messages::ControlMessage& message, absl::Time now);
+  void Tick(absl::Time now);
+  std::vector<Outgoing> TakeOutgoing() { return outbox_.Take(); }
+  std::vector<Event> TakeEvents();
+  // When Tick has something to do next; in the past when it is overdue.
+  absl::Time NextDeadline() const;
+
+  // Debtor. The answer comes as an event with the ticket: Borrowed with all blocks, maybe split over several
+  // creditors, or BorrowRefused. `only_from` names the one creditor to ask. REQUIRES: blocks > 0.
+  uint64_t Borrow(RequestId request, uint32_t blocks, Purpose purpose, absl::Time now,
+                  std::optional<InstanceId> only_from = {});
+  void CancelBorrow(uint64_t ticket, absl::Time now);  // no event follows
+  // From now on the loan must not be used. REQUIRES: was Borrowed, neither repaid nor lost.
+  void Repay(LoanId loan, absl::Time now);
+  // Every loan of the request, and borrowings under way; also when there are none. Call it when a request
+  // ends.
+  void RepayAll(RequestId request, absl::Time now);
+
+  // A move, step by step. StartMove borrows at the destination; BorrowRefused for its ticket ends the move.
+  // Returns nullopt when the plan is not open (any more).
+  std::optional<uint64_t> StartMove(uint64_t plan_id, absl::Time now);
+  void FinishMove(uint64_t plan_id, uint32_t blocks_moved);
+  void RefuseMove(uint64_t plan_id) { FinishMove(plan_id, 0); }
+
+  // Creditor. Any thread; the snapshot holds what it shows.
+  std::shared_ptr<const HostedLoans> hosted() const { return lent_.hosted(); }
+  uint32_t lendable_now() const { return lent_.lendable(); }
+
+  // The peer is gone for good: its loans here end, ours there are lost (events).
+  void PeerLost(int peer, absl::Time now);
+
+  void SetLoad(const Load& load);
+  // False while an older request has the claim.
+  bool MayAdmit(RequestId request) const;
+  // No older unfinished request is known anywhere: this one may wait for growth while it holds memory, and is
+  // never preempted.
+  bool IsOldest(RequestId request) const;
+  const ClusterFacts& view() const { return facts_; }
+  Counters counters() const;
+  const std::map<LoanId, Loan>& borrowed() const { return borrowed_.loans(); }
+  absl::Status CheckInvariants() const;
+
+ private:
+  struct OpenMove {
+    RequestId request;
+    uint32_t blocks;
+    InstanceId to;
+    std::optional<uint64_t> ticket;
+  };
+  using PlacementKey = std::pair<RequestId, uint32_t>;                       // request, host
+  using Placements = std::map<PlacementKey, std::pair<uint32_t, uint32_t>>;  // -> blocks, movable
+
+  bool AcceptIncarnation(int from, uint64_t incarnation, absl::Time now);
+  void UpdateLendable(int peer, uint32_t lendable);
+  void OnTry(InstanceId from, const messages::TryMoveKv& ask, absl::Time now);
+  void OnActivate(InstanceId from, const messages::ActivateLoan& activate);
+  void OnRepay(InstanceId from, const messages::Repay& repay);
+  void OnView(const messages::ClusterView& view);
+  void OnMove(const messages::MoveKv& move);
+  Placements CurrentPlacements() const;
+  void SendHeartbeat(absl::Time now);
+  void HurryHeartbeat();
+
+  RManagerOptions options_;
+  KvPool* pool_;
+  Outbox outbox_;
+  LentLedger lent_;
+  BorrowedLedger borrowed_;
+  ClusterFacts facts_;
+  Load load_;
+  std::vector<Event> events_;
+  std::vector<uint64_t> incarnations_;  // newest seen, by rank; 0 = none
+  std::map<uint64_t, OpenMove> moves_;  // by plan id
+  uint64_t newest_plan_ = 0;
+
+  absl::Time next_heartbeat_ = absl::InfinitePast(), last_heartbeat_ = absl::InfinitePast();
+  uint64_t heartbeat_seq_ = 0;
+  bool full_heartbeat_ = true;
+  Placements reported_;
+  uint32_t reported_lendable_ = 0;
+
+  uint64_t refused_ = 0, stale_ = 0, malformed_ = 0;
+};
+
+}  // namespace lombard

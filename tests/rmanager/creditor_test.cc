@@ -1,0 +1,271 @@
+// Each row of the state table of rmanager/protocol.h, from the creditor's side: one RManager, its peer's
+// messages written by hand.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "rmanager/rmanager.h"
+#include "rmanager/wire.h"
+
+namespace lombard {
+namespace {
+
+using messages::ControlMessage;
+
+constexpr int kDebtor = 1, kGManager = 0;
+constexpr RequestId kRequest{100, 1};
+const absl::Time kStart = absl::UnixEpoch();
+
+class CreditorTest : public testing::Test {
+ protected:
+  static RManagerOptions Options() {
+    return {.self = InstanceId{2},
+            .instances = 3,
+            .incarnation = Incarnation{5},
+            .reserve = 0.1,
+            .lent_max = 0.8,
+            .lease = absl::Seconds(30)};
+  }
+
+  // What the creditor sends in return, heartbeats apart.
+  std::vector<Outgoing> Answers(int from, const ControlMessage& message) {
+    manager_.Handle(from, message, now_);
+    return Drain();
+  }
+  std::vector<Outgoing> Drain() {
+    std::vector<Outgoing> answers = manager_.TakeOutgoing();
+    std::erase_if(answers, [](const Outgoing& out) { return out.message.has_heartbeat(); });
+    EXPECT_TRUE(manager_.CheckInvariants().ok()) << manager_.CheckInvariants();
+    return answers;
+  }
+  static ControlMessage From(uint64_t incarnation = 1) {
+    ControlMessage message;
+    message.set_incarnation(incarnation);
+    return message;
+  }
+  messages::TryMoveKvReply Try(uint64_t ticket, uint32_t blocks,
+                               messages::Purpose purpose = messages::PURPOSE_ADMISSION,
+                               RequestId request = kRequest) {
+    ControlMessage message = From();
+    message.mutable_try_move_kv()->set_ticket(ticket);
+    message.mutable_try_move_kv()->set_blocks(blocks);
+    message.mutable_try_move_kv()->set_purpose(purpose);
+    ToWire(request, message.mutable_try_move_kv()->mutable_request());
+    const std::vector<Outgoing> answers = Answers(kDebtor, message);
+    if (answers.size() != 1 || answers[0].to != kDebtor || !answers[0].message.has_try_move_kv_reply()) {
+      ADD_FAILURE() << "no reply to TryMoveKv";
+      return {};
+    }
+    return answers[0].message.try_move_kv_reply();
+  }
+  bool Activate(const messages::LoanKey& loan, int from = kDebtor) {
+    ControlMessage message = From();
+    *message.mutable_activate_loan()->mutable_loan() = loan;
+    const std::vector<Outgoing> answers = Answers(from, message);
+    EXPECT_EQ(answers.size(), 1);
+    return !answers.empty() && answers[0].message.activate_loan_reply().active();
+  }
+  bool Repay(const messages::LoanKey& loan, int from = kDebtor) {
+    ControlMessage message = From();
+    *message.mutable_repay()->mutable_loan() = loan;
+    const std::vector<Outgoing> answers = Answers(from, message);
+    return answers.size() == 1 && answers[0].message.repay_ack().loan().id() == loan.id();
+  }
+  void PublishClaim(RequestId request, uint64_t epoch) {
+    ControlMessage message = From();
+    message.mutable_cluster_view()->set_epoch(epoch);
+    ToWire(request, message.mutable_cluster_view()->mutable_claim()->mutable_request());
+    manager_.Handle(kGManager, message, now_);
+  }
+
+  KvPool pool_{100};
+  RManager manager_{Options(), &pool_};
+  absl::Time now_ = kStart;
+};
+
+TEST_F(CreditorTest, AnOfferThatFitsIsReservedAndNotYetPublished) {
+  const messages::TryMoveKvReply reply = Try(7, 30);
+  ASSERT_TRUE(reply.has_loan());
+  EXPECT_EQ(reply.ticket(), 7);
+  EXPECT_EQ(reply.blocks(), 30);
+  EXPECT_EQ(reply.lendable(), 50);
+  EXPECT_EQ(CreditorOf(LoanId{reply.loan().id()}), InstanceId{2});
+  EXPECT_EQ(reply.loan().epoch(), uint64_t{5} << 32);
+  EXPECT_EQ(pool_.free_count(), 70);
+  EXPECT_TRUE(manager_.hosted()->loans.empty());
+}
+
+TEST_F(CreditorTest, AnOfferBeyondTheLimitsIsRefusedWithWhatIsLeft) {
+  EXPECT_EQ(Try(1, 81).lendable(), 80);  // lent_max
+  ASSERT_TRUE(Try(2, 50).has_loan());
+  const messages::TryMoveKvReply reply = Try(3, 31);
+  EXPECT_FALSE(reply.has_loan());
+  EXPECT_EQ(reply.lendable(), 30);
+  ASSERT_TRUE(pool_.Allocate(30).ok());
+  EXPECT_EQ(Try(4, 11).lendable(), 10);  // the reserve of 10 stays
+  EXPECT_TRUE(Try(5, 10).has_loan());
+  EXPECT_EQ(manager_.counters().refused, 3);
+  EXPECT_EQ(manager_.lendable_now(), 0);
+}
+
+TEST(CreditorLimitsTest, WithoutReserveTheWholePoolCanBeLent) {
+  KvPool pool(7);
+  RManager manager({.self = InstanceId{1}, .instances = 2, .reserve = 0, .lent_max = 1}, &pool);
+  EXPECT_EQ(manager.lendable_now(), 7);
+}
+
+TEST_F(CreditorTest, TheSameOfferAgainGivesTheSameLoan) {
+  const messages::TryMoveKvReply first = Try(7, 30), second = Try(7, 30);
+  EXPECT_EQ(first.loan().id(), second.loan().id());
+  ASSERT_TRUE(Activate(first.loan()));
+  EXPECT_EQ(Try(7, 30).loan().id(), first.loan().id());
+  EXPECT_EQ(pool_.free_count(), 70);
+}
+
+TEST_F(CreditorTest, ActivationPublishesTheSlotsAndIsRepeatable) {
+  const messages::LoanKey loan = Try(7, 3).loan();
+  ASSERT_TRUE(Activate(loan));
+  ASSERT_TRUE(Activate(loan));
+  const std::shared_ptr<const LoanSlots> slots = manager_.hosted()->Find(LoanId{loan.id()}, loan.epoch());
+  ASSERT_NE(slots, nullptr);
+  EXPECT_EQ(slots->blocks.size(), 3);
+  EXPECT_EQ(slots->loan.debtor, InstanceId{1});
+  EXPECT_EQ(slots->loan.request, kRequest);
+  EXPECT_EQ(manager_.hosted()->Find(LoanId{loan.id()}, loan.epoch() + 1), nullptr);
+  EXPECT_EQ(manager_.counters().granted, 1);
+}
+
+TEST_F(CreditorTest, AReservationIsRepaidBeforeUse) {
+  const messages::LoanKey loan = Try(7, 3).loan();
+  EXPECT_TRUE(Repay(loan));
+  EXPECT_EQ(pool_.free_count(), 100);
+  EXPECT_FALSE(Activate(loan));
+  EXPECT_EQ(manager_.counters().withdrawn, 1);
+  EXPECT_EQ(manager_.counters().repaid, 0);
+}
+
+TEST_F(CreditorTest, AReservationThatIsNeverActivatedExpires) {
+  const messages::LoanKey loan = Try(7, 3).loan();
+  EXPECT_LE(manager_.NextDeadline(), now_ + absl::Seconds(30));
+  now_ += absl::Seconds(29);
+  manager_.Tick(now_);
+  EXPECT_EQ(pool_.free_count(), 97);
+  now_ += absl::Seconds(1);
+  manager_.Tick(now_);
+  EXPECT_EQ(pool_.free_count(), 100);
+  EXPECT_FALSE(Activate(loan));
+  EXPECT_EQ(manager_.counters().expired, 1);
+  EXPECT_GT(Try(8, 3).loan().epoch(), loan.epoch()) << "a loan ended without its debtor: a new epoch";
+}
+
+TEST_F(CreditorTest, AnActiveLoanDoesNotExpire) {
+  const messages::LoanKey loan = Try(7, 3).loan();
+  ASSERT_TRUE(Activate(loan));
+  now_ += absl::Hours(1);
+  manager_.Tick(now_);
+  EXPECT_EQ(manager_.hosted()->loans.size(), 1);
+}
+
+TEST_F(CreditorTest, RepaymentFreesOnceAndIsAcknowledgedAgain) {
+  const messages::LoanKey loan = Try(7, 3).loan();
+  ASSERT_TRUE(Activate(loan));
+  EXPECT_TRUE(Repay(loan));
+  EXPECT_TRUE(Repay(loan));
+  EXPECT_EQ(pool_.free_count(), 100);
+  EXPECT_EQ(manager_.counters().repaid, 1);
+  EXPECT_TRUE(manager_.hosted()->loans.empty());
+}
+
+TEST_F(CreditorTest, BlocksOfARepaidLoanStayUntilServiceLetsGoOfThem) {
+  const messages::LoanKey loan = Try(7, 80).loan();
+  ASSERT_TRUE(Activate(loan));
+  std::shared_ptr<const HostedLoans> snapshot = manager_.hosted();
+  std::shared_ptr<const LoanSlots> slots = snapshot->Find(LoanId{loan.id()}, loan.epoch());
+  EXPECT_TRUE(Repay(loan));
+  EXPECT_TRUE(manager_.hosted()->loans.empty());
+  EXPECT_EQ(pool_.free_count(), 20);
+  EXPECT_FALSE(Try(8, 1).has_loan()) << "blocks still read count as lent";
+  snapshot.reset();
+  manager_.Tick(now_);
+  EXPECT_EQ(pool_.free_count(), 20) << "a single loan may be held without its snapshot";
+  std::thread service([&] { slots.reset(); });
+  service.join();
+  manager_.Tick(now_);
+  EXPECT_EQ(pool_.free_count(), 100);
+  EXPECT_TRUE(Try(9, 1).has_loan());
+}
+
+TEST_F(CreditorTest, OnlyTheDebtorWithTheRightEpochTouchesALoan) {
+  const messages::LoanKey loan = Try(7, 3).loan();
+  EXPECT_FALSE(Activate(loan, 0)) << "another worker";
+  messages::LoanKey stale = loan;
+  stale.set_epoch(loan.epoch() - 1);
+  EXPECT_FALSE(Activate(stale));
+  EXPECT_TRUE(Repay(stale)) << "acknowledged, so that the sender stops";
+  EXPECT_TRUE(Repay(loan, 0));
+  EXPECT_EQ(pool_.free_count(), 97);
+  EXPECT_TRUE(Activate(loan));
+}
+
+TEST_F(CreditorTest, ALostDebtorsLoansEndUnderANewEpoch) {
+  const messages::LoanKey active = Try(7, 3).loan();
+  ASSERT_TRUE(Activate(active));
+  const messages::LoanKey reserved = Try(8, 4).loan();
+  manager_.PeerLost(kDebtor, now_);
+  EXPECT_EQ(pool_.free_count(), 100);
+  EXPECT_FALSE(Activate(active));
+  EXPECT_FALSE(Activate(reserved));
+  EXPECT_EQ(manager_.counters().lost, 1);
+  EXPECT_GT(manager_.hosted()->epoch, active.epoch());
+}
+
+TEST_F(CreditorTest, ARestartedDebtorHasLostItsLoansAndItsEarlierMessagesAreStale) {
+  ASSERT_TRUE(Activate(Try(7, 3).loan()));
+  ControlMessage restarted = From(2);
+  restarted.mutable_repay();
+  Answers(kDebtor, restarted);
+  EXPECT_EQ(pool_.free_count(), 100);
+  ControlMessage late = From(1);
+  late.mutable_try_move_kv()->set_blocks(1);
+  late.mutable_try_move_kv()->set_purpose(messages::PURPOSE_MOVE);
+  EXPECT_THAT(Answers(kDebtor, late), testing::IsEmpty());
+  EXPECT_EQ(manager_.counters().stale, 1);
+}
+
+TEST_F(CreditorTest, WhileAnOlderRequestHasTheClaimOnlyGrowthOfYoungerOnesIsServed) {
+  PublishClaim({50, 9}, 1);
+  EXPECT_FALSE(Try(1, 1, messages::PURPOSE_ADMISSION).has_loan());
+  EXPECT_FALSE(Try(2, 1, messages::PURPOSE_MOVE).has_loan());
+  EXPECT_TRUE(Try(3, 1, messages::PURPOSE_GROWTH).has_loan());
+  EXPECT_TRUE(Try(4, 1, messages::PURPOSE_ADMISSION, {50, 9}).has_loan()) << "the one with the claim";
+  EXPECT_TRUE(Try(5, 1, messages::PURPOSE_ADMISSION, {50, 8}).has_loan()) << "an older one";
+  EXPECT_FALSE(manager_.MayAdmit({50, 10}));
+  EXPECT_TRUE(manager_.MayAdmit({50, 9}));
+  PublishClaim({200, 1}, 2);
+  EXPECT_TRUE(Try(6, 1).has_loan());
+  PublishClaim({50, 9}, 1);  // overtaken on the way
+  EXPECT_TRUE(Try(7, 1).has_loan());
+}
+
+TEST_F(CreditorTest, MalformedMessagesAreCountedAndDropped) {
+  const uint64_t before = manager_.counters().malformed;
+  ControlMessage message = From();
+  message.mutable_try_move_kv()->set_purpose(messages::PURPOSE_ADMISSION);  // no blocks
+  EXPECT_THAT(Answers(kDebtor, message), testing::IsEmpty());
+  message.mutable_try_move_kv()->set_blocks(1);
+  EXPECT_THAT(Answers(-1, message), testing::IsEmpty());
+  EXPECT_THAT(Answers(3, message), testing::IsEmpty());
+  EXPECT_THAT(Answers(2, message), testing::IsEmpty()) << "from itself";
+  message.mutable_try_move_kv()->set_purpose(messages::PURPOSE_UNSPECIFIED);
+  EXPECT_THAT(Answers(kDebtor, message), testing::IsEmpty());
+  ControlMessage view = From();
+  view.mutable_cluster_view()->set_epoch(1);
+  EXPECT_THAT(Answers(kDebtor, view), testing::IsEmpty()) << "a view that is not gManager's";
+  EXPECT_THAT(Answers(kDebtor, From()), testing::IsEmpty()) << "no body";
+  EXPECT_THAT(Answers(kDebtor, From(0)), testing::IsEmpty()) << "no incarnation";
+  EXPECT_EQ(manager_.counters().malformed - before, 8);
+}
+
+}  // namespace
+}  // namespace lombard
