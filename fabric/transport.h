@@ -41,7 +41,8 @@ struct Message {
 };
 constexpr size_t kMessageHeaderBytesMax = 1 << 20;
 constexpr size_t kMessagePayloadBytesMax = 256u << 20;
-// What may wait at the sender for one peer, so that a peer that stopped reading costs a bounded amount of memory.
+// What may wait at the sender for one peer, so that a peer that stopped reading costs a bounded amount of
+// memory.
 constexpr uint64_t kSendQueueBytesMax = uint64_t{1} << 30;
 
 // Bytes this worker has sent to others (not to itself) since the start.
@@ -67,7 +68,8 @@ class Transport {
   virtual std::string Describe() const = 0;  // for the log: backend, profile, interfaces
 
   // kUnavailable: the peer is gone. kInvalidArgument: too large, no such peer. kFailedPrecondition: closed.
-  // kResourceExhausted: kSendQueueBytesMax already wait for this peer. A refused message was not sent and is not counted.
+  // kResourceExhausted: kSendQueueBytesMax already wait for this peer. A refused message was not sent and is
+  // not counted.
   virtual absl::Status Send(int to, Message message) = 0;
   // Progress thread only. Returns after something was done, Wake was called, or `wait` has passed; calls
   // `handler` from inside.
