@@ -186,17 +186,11 @@ std::vector<Move> PlanGreedy(const ClusterState& state, const CostModel& cost, c
 
 }  // namespace
 
-std::optional<Policy> ParsePolicy(absl::string_view name) {
-  if (name == "none") return Policy::kNone;
-  if (name == "greedy") return Policy::kGreedy;
-  return std::nullopt;
-}
-
 std::vector<Move> Plan(const ClusterState& state, const CostModel& cost, const PlanOptions& options) {
   switch (options.policy) {
-    case Policy::kNone:
+    case PlanPolicy::kNone:
       return {};
-    case Policy::kGreedy:
+    case PlanPolicy::kGreedy:
       return PlanGreedy(state, cost, options);
   }
   return {};

@@ -54,11 +54,10 @@ struct Move {
   double gain = 0;  // predicted tokens per second after / before, of both instances together
 };
 
-enum class Policy : uint8_t { kNone, kGreedy };
-std::optional<Policy> ParsePolicy(absl::string_view name);
+enum class PlanPolicy : uint8_t { kNone, kGreedy };
 
 struct PlanOptions {
-  Policy policy = Policy::kGreedy;
+  PlanPolicy policy = PlanPolicy::kGreedy;
   uint32_t block_tokens = 32;
   double theta_batch = 0;  // 0 = the knee of the debtor's compute profile
   double theta_mem =

@@ -9,6 +9,11 @@
 
 namespace lombard {
 
+uint32_t LendableBlocksMax(uint32_t total, double reserve, double lent_max) {
+  const uint32_t kept = static_cast<uint32_t>(std::ceil(reserve * total));
+  return std::min(total - std::min(total, kept), static_cast<uint32_t>(lent_max * total));
+}
+
 LentLedger::LentLedger(const Options& options, KvPool* pool)
     : options_(options),
       pool_(pool),
@@ -24,8 +29,7 @@ uint32_t LentLedger::lendable() const {
 }
 
 uint32_t LentLedger::lendable_max() const {
-  const uint32_t total = pool_->total_count();
-  return std::min(total - std::min(total, reserve_blocks_), lent_blocks_max_);
+  return LendableBlocksMax(pool_->total_count(), options_.reserve, options_.lent_max);
 }
 
 std::optional<Loan> LentLedger::Reserve(InstanceId debtor, uint64_t ticket, RequestId request,

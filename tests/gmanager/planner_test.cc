@@ -117,11 +117,8 @@ TEST(PlannerTest, GreedyFindsTheSecondAndHigherMaximum) {
 
 TEST(PlannerTest, PolicyNoneNeverMoves) {
   PlanOptions options = ExampleOptions();
-  options.policy = Policy::kNone;
+  options.policy = PlanPolicy::kNone;
   EXPECT_TRUE(Plan(Example(1000000), ExampleCost(), options).empty());
-  EXPECT_EQ(ParsePolicy("none"), Policy::kNone);
-  EXPECT_EQ(ParsePolicy("greedy"), Policy::kGreedy);
-  EXPECT_EQ(ParsePolicy("gready"), std::nullopt);
 }
 
 TEST(PlannerTest, SharedBlocksAndTheLastBlockStay) {
