@@ -53,6 +53,7 @@ void RManager::SendHeartbeat(absl::Time now) {
     messages::BlockedRequest& blocked = *beat.mutable_blocked();
     ToWire(load_.oldest_blocked->request, blocked.mutable_request());
     blocked.set_blocks(load_.oldest_blocked->blocks);
+    blocked.set_held(load_.oldest_blocked->held);
     const int64_t waited = absl::ToInt64Microseconds(now - load_.oldest_blocked->since);
     blocked.set_waited_us(std::max<int64_t>(0, waited));
   }

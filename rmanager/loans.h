@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -52,7 +53,8 @@ struct ClusterFacts {
   struct Claim {
     RequestId request;
     InstanceId home{};
-    uint32_t blocks = 0;
+    uint32_t blocks = 0;  // what it lacks
+    uint32_t spare = 0;   // what younger requests of all homes may hold together
   };
   uint64_t epoch = 0;
   std::vector<Instance> instances;  // by instance id
@@ -67,6 +69,14 @@ struct ClusterFacts {
       blocks += InstanceId(i) == home ? instances[i].blocks_total : instances[i].lendable_max;
     }
     return blocks;
+  }
+  // This home's part of the claim's spare blocks, by size of its pool; everything without a claim.
+  uint32_t SpareFor(InstanceId home) const {
+    if (!claim.has_value()) return std::numeric_limits<uint32_t>::max();
+    uint64_t total = 0;
+    for (const Instance& instance : instances) total += instance.blocks_total;
+    if (total == 0) return 0;
+    return static_cast<uint32_t>(uint64_t{claim->spare} * instances[Value(home)].blocks_total / total);
   }
   bool complete() const {  // every instance has reported
     for (const Instance& instance : instances) {

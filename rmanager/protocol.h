@@ -43,11 +43,14 @@
 //   the first Repay on
 //
 // WHO YIELDS: the smaller (arrival, number) is older. gManager publishes as the claim the oldest request that
-// has been blocked for longer than `claim_after`. While it stands, younger requests are not admitted anywhere
-// and get no loan for admission or moves. Memory held by others comes back because what runs ends, or is
-// preempted by its home when it cannot grow. A home must not keep a running request waiting for growth while
-// it holds memory, unless no older unfinished request is known (RManager::IsOldest): it preempts instead. So
-// the oldest blocked request always gets through, then the next.
+// has been blocked for longer than `claim_after`. While it stands, younger requests get no loan for admission
+// or moves, and are admitted to their own home's pool only within the claim's spare: what the cluster has
+// beyond the claim's whole need, shared out by pool size. Once everything older has ended, the claim
+// therefore fits beside the younger ones, so short requests flow past a waiting giant without starving it.
+// Memory comes back because what runs ends, or is preempted by its home when it cannot grow. A home must not
+// keep a running request waiting for growth while it holds memory, unless no older unfinished request is
+// known (RManager::IsOldest): it preempts instead. So the oldest blocked request always gets through, then
+// the next.
 //
 // EPOCHS AND COPIES
 //   incarnation   in every message; a smaller one than known is dropped; a larger one means that the peer

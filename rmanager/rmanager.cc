@@ -170,7 +170,8 @@ void RManager::OnView(const messages::ClusterView& view) {
   }
   facts_.claim.reset();
   if (view.has_claim()) {
-    facts_.claim = {FromWire(view.claim().request()), InstanceId{view.claim().home()}, view.claim().blocks()};
+    facts_.claim = {FromWire(view.claim().request()), InstanceId{view.claim().home()}, view.claim().blocks(),
+                    view.claim().spare()};
   }
   facts_.oldest.reset();
   if (view.has_oldest()) facts_.oldest = FromWire(view.oldest());
@@ -272,6 +273,10 @@ void RManager::PeerLost(int peer, absl::Time now) {
 
 bool RManager::MayAdmit(RequestId request) const {
   return !facts_.claim.has_value() || request <= facts_.claim->request;
+}
+
+bool RManager::MayAdmitLocally(RequestId request, uint32_t blocks, uint32_t younger_blocks) const {
+  return MayAdmit(request) || uint64_t{blocks} + younger_blocks <= facts_.SpareFor(options_.self);
 }
 
 bool RManager::IsOldest(RequestId request) const {

@@ -54,6 +54,7 @@ struct Load {
     RequestId request;
     uint32_t blocks = 0;  // what it lacks
     absl::Time since;     // when it was first refused
+    uint32_t held = 0;    // what it holds already, here and at creditors
   };
   struct LongRequest {
     RequestId request;
@@ -142,6 +143,10 @@ class RManager {
   void SetLoad(const Load& load);
   // False while an older request has the claim.
   bool MayAdmit(RequestId request) const;
+  // The same for a request that needs no loan. Short requests flow past a claim as long as all of this home's
+  // requests younger than it hold, with this one, no more than the home's share of what the claim leaves:
+  // `younger_blocks` is what those hold now, `blocks` what this one needs.
+  bool MayAdmitLocally(RequestId request, uint32_t blocks, uint32_t younger_blocks) const;
   // No older unfinished request is known anywhere: this one may wait for growth while it holds memory, and is
   // never preempted.
   bool IsOldest(RequestId request) const;

@@ -272,6 +272,21 @@ TEST_F(DebtorTest, AYoungerRequestDoesNotAskWhileAnOlderOneHasTheClaim) {
   EXPECT_THAT(Asked(), SizeIs(1));
 }
 
+TEST_F(DebtorTest, ShortRequestsFlowPastAClaimWithinTheHomesShareOfItsSpare) {
+  EXPECT_TRUE(manager_.MayAdmitLocally(kRequest, 1000, 1000)) << "no claim";
+  ControlMessage message;
+  message.set_incarnation(1);
+  messages::ClusterView& view = *message.mutable_cluster_view();
+  view.set_epoch(++epoch_);
+  ToWire({50, 1}, view.mutable_claim()->mutable_request());
+  view.mutable_claim()->set_spare(81);
+  manager_.Handle(0, message, now_);
+  EXPECT_FALSE(manager_.MayAdmit(kRequest));
+  EXPECT_TRUE(manager_.MayAdmitLocally(kRequest, 5, 15)) << "a quarter of 81, this home's share of all pools";
+  EXPECT_FALSE(manager_.MayAdmitLocally(kRequest, 6, 15));
+  EXPECT_TRUE(manager_.MayAdmitLocally({50, 1}, 90, 0)) << "the one with the claim";
+}
+
 TEST_F(DebtorTest, TheOldestRequestIsKnown) {
   PublishLendable({}, {}, RequestId{50, 1});
   EXPECT_TRUE(manager_.IsOldest({50, 1}));

@@ -1,0 +1,284 @@
+#include "gmanager/gmanager.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "base/check.h"
+
+namespace lombard {
+namespace {
+
+constexpr size_t kPlacementsMax = 4096;  // per instance; only long requests are reported
+
+RequestId FromWire(const messages::RequestKey& key) { return {key.arrival_us(), key.number()}; }
+void ToWire(RequestId request, messages::RequestKey* key) {
+  key->set_arrival_us(request.arrival_us);
+  key->set_number(request.number);
+}
+
+bool Measured(double seconds) { return std::isfinite(seconds) && seconds > 0; }
+
+}  // namespace
+
+GManager::GManager(const GManagerOptions& options)
+    : options_(options),
+      outbox_(Value(options.incarnation)),
+      cost_(options.cost),
+      records_(options.instances) {
+  CHECK_GT(options.instances, 0);
+  CHECK_GT(Value(options.incarnation), 0u);
+}
+
+void GManager::Handle(int from, const messages::ControlMessage& message, absl::Time now) {
+  if (from < 0 || from >= options_.instances || message.incarnation() == 0 || !ForGlobalManager(message)) {
+    ++counters_.malformed;
+    return;
+  }
+  Record& record = records_[from];
+  if (message.incarnation() < record.incarnation) {
+    ++counters_.stale;
+    return;
+  }
+  if (message.incarnation() > record.incarnation) {  // a new process: what the earlier one told is void
+    record = Record{.incarnation = message.incarnation(), .last_seen = now};
+    std::erase_if(moves_, [&](const auto& open) { return Value(open.second.move.from) == from; });
+  }
+  if (message.has_heartbeat()) {
+    OnHeartbeat(from, message.heartbeat(), now);
+  } else {
+    OnMoveDone(from, message.move_kv_done());
+  }
+}
+
+void GManager::OnHeartbeat(int from, const messages::Heartbeat& beat, absl::Time now) {
+  Record& record = records_[from];
+  if (beat.instance() != static_cast<uint32_t>(from)) {
+    ++counters_.malformed;
+    return;
+  }
+  if (beat.seq() <= record.seq) {  // a copy, or overtaken
+    ++counters_.stale;
+    return;
+  }
+  ++counters_.heartbeats;
+  if (!beat.full() && beat.seq() != record.seq + 1) record.complete = false;
+  if (beat.full()) {
+    record.placements.clear();
+    record.complete = true;
+  }
+  if (record.complete) ApplyPlacements(record, beat);
+  record.seq = beat.seq();
+  record.last_seen = now;
+  record.silent = false;
+  record.waiting_tokens = beat.waiting_tokens();
+  record.own_tokens = beat.own_tokens();
+  record.blocked.reset();
+  if (beat.has_blocked()) {
+    const auto waited =
+        static_cast<int64_t>(std::min<uint64_t>(beat.blocked().waited_us(), int64_t{1} << 50));
+    record.blocked = {FromWire(beat.blocked().request()), beat.blocked().blocks(), beat.blocked().held(),
+                      now - absl::Microseconds(waited)};
+  }
+  record.oldest.reset();
+  if (beat.has_oldest()) record.oldest = FromWire(beat.oldest());
+  const messages::Rates& rates = beat.rates();
+  if (Measured(rates.weights_seconds()) && Measured(rates.row_seconds()) && Measured(rates.token_seconds())) {
+    cost_.SetProfile(from, {.weights_seconds = rates.weights_seconds(),
+                            .row_seconds = rates.row_seconds(),
+                            .token_seconds = rates.token_seconds()});
+  }
+
+  messages::InstanceFacts facts;
+  facts.set_instance(from);
+  facts.set_incarnation(record.incarnation);
+  *facts.mutable_blocks() = beat.blocks();
+  facts.set_batch(beat.batch());
+  facts.set_waiting(beat.waiting());
+  if (facts.SerializeAsString() != record.facts.SerializeAsString()) {
+    record.facts = std::move(facts);
+    ++epoch_;
+  }
+  std::optional<RequestId> oldest;
+  for (const Record& r : records_) {
+    if (r.oldest.has_value() && (!oldest.has_value() || *r.oldest < *oldest)) oldest = r.oldest;
+  }
+  if (oldest != oldest_) {
+    oldest_ = oldest;
+    ++epoch_;
+  }
+  UpdateClaim(now);
+
+  messages::HeartbeatAck& ack = *outbox_.Add(from).mutable_heartbeat_ack();
+  ack.set_seq(beat.seq());
+  ack.set_need_full(!record.complete);
+  counters_.full_dumps_asked += !record.complete;
+  FillView(ack.mutable_view());
+}
+
+void GManager::ApplyPlacements(Record& record, const messages::Heartbeat& beat) {
+  for (const messages::Placement& p : beat.placements()) {
+    const PlacementKey key{FromWire(p.request()), InstanceId{p.host()}};
+    if (p.host() >= records_.size()) {
+      ++counters_.malformed;
+    } else if (p.blocks() == 0) {
+      record.placements.erase(key);
+    } else if (record.placements.size() < kPlacementsMax || record.placements.contains(key)) {
+      record.placements[key] = {p.blocks(), std::min(p.blocks(), p.movable())};
+    } else {
+      ++counters_.malformed;
+    }
+  }
+}
+
+// The oldest of those blocked long enough. Everyone is told at once when it changes.
+void GManager::UpdateClaim(absl::Time now) {
+  std::optional<Claim> claim;
+  for (uint32_t i = 0; i < records_.size(); ++i) {
+    const std::optional<Blocked>& blocked = records_[i].blocked;
+    if (!blocked.has_value() || now - blocked->since < options_.claim_after) continue;
+    if (claim.has_value() && claim->request < blocked->request) continue;
+    claim = {blocked->request, InstanceId{i}, blocked->blocks, SpareBeside(*blocked, InstanceId{i})};
+  }
+  if (claim == claim_) return;
+  claim_ = claim;
+  ++epoch_;
+  for (uint32_t i = 0; i < records_.size(); ++i) {
+    if (records_[i].incarnation != 0) FillView(outbox_.Add(static_cast<int>(i)).mutable_cluster_view());
+  }
+}
+
+// What `home` could ever use, less all that the blocked request needs.
+uint32_t GManager::SpareBeside(const Blocked& blocked, InstanceId home) const {
+  uint64_t capacity = 0;
+  for (uint32_t i = 0; i < records_.size(); ++i) {
+    const messages::BlockCounts& blocks = records_[i].facts.blocks();
+    capacity += InstanceId{i} == home ? blocks.total() : blocks.lendable_max();
+  }
+  const uint64_t need = uint64_t{blocked.blocks} + blocked.held;
+  return static_cast<uint32_t>(std::min<uint64_t>(capacity > need ? capacity - need : 0, UINT32_MAX));
+}
+
+void GManager::FillView(messages::ClusterView* view) const {
+  view->set_epoch(epoch_);
+  for (const Record& record : records_) {
+    if (record.incarnation != 0) *view->add_instances() = record.facts;
+  }
+  if (claim_.has_value()) {
+    ToWire(claim_->request, view->mutable_claim()->mutable_request());
+    view->mutable_claim()->set_home(Value(claim_->home));
+    view->mutable_claim()->set_blocks(claim_->blocks);
+    view->mutable_claim()->set_spare(claim_->spare);
+  }
+  if (oldest_.has_value()) ToWire(*oldest_, view->mutable_oldest());
+}
+
+void GManager::OnMoveDone(int from, const messages::MoveKvDone& done) {
+  const auto it = moves_.find(done.plan_id());
+  if (it == moves_.end() || Value(it->second.move.from) != static_cast<uint32_t>(from)) {
+    ++counters_.stale;
+    return;
+  }
+  counters_.moves_refused += done.moved() == 0;
+  counters_.blocks_moved += done.moved();
+  moves_.erase(it);
+}
+
+void GManager::Tick(absl::Time now) {
+  if (!started_) {
+    started_ = true;
+    for (Record& record : records_) {
+      if (record.incarnation == 0) record.last_seen = now;
+    }
+    next_plan_time_ = now + options_.plan_period;
+  }
+  for (uint32_t i = 0; i < records_.size(); ++i) {
+    Record& record = records_[i];
+    if (record.silent || now - record.last_seen <= options_.dead_after) continue;
+    record.silent = true;
+    events_.push_back(WorkerSilent{InstanceId{i}, now - record.last_seen});
+  }
+  UpdateClaim(now);
+  std::erase_if(moves_, [&](const auto& open) { return open.second.deadline <= now; });
+  if (next_plan_time_ <= now) {
+    next_plan_time_ = now + options_.plan_period;
+    SendMoves(now);
+  }
+}
+
+absl::Time GManager::NextDeadline() const {
+  if (!started_) return absl::InfinitePast();
+  absl::Time next = next_plan_time_;
+  for (const Record& record : records_) {
+    if (!record.silent) next = std::min(next, record.last_seen + options_.dead_after + absl::Microseconds(1));
+    if (record.blocked.has_value() && (!claim_.has_value() || record.blocked->request < claim_->request)) {
+      next = std::min(next, record.blocked->since + options_.claim_after);
+    }
+  }
+  return next;
+}
+
+ClusterState GManager::State() const {
+  ClusterState state{.epoch = epoch_};
+  std::vector<double> hosted(records_.size(), 0);
+  for (uint32_t i = 0; i < records_.size(); ++i) {
+    for (const auto& [key, entry] : records_[i].placements) {
+      const auto& [request, host] = key;
+      state.placements.push_back({.request = request,
+                                  .home = InstanceId{i},
+                                  .host = host,
+                                  .blocks = entry.first,
+                                  .movable = entry.second});
+      if (host != InstanceId{i}) hosted[Value(host)] += double{1} * entry.first * options_.plan.block_tokens;
+    }
+  }
+  std::sort(state.placements.begin(), state.placements.end(), [](const Placement& a, const Placement& b) {
+    return std::tie(a.request, a.host) < std::tie(b.request, b.host);
+  });
+  for (uint32_t i = 0; i < records_.size(); ++i) {
+    const Record& record = records_[i];
+    if (record.incarnation == 0) continue;
+    const messages::BlockCounts& blocks = record.facts.blocks();
+    state.instances.push_back({.id = InstanceId{i},
+                               .blocks_total = blocks.total(),
+                               .blocks_free = std::min(blocks.free(), blocks.total()),
+                               .blocks_lendable = std::min(blocks.lendable(), blocks.total()),
+                               .batch = record.facts.batch(),
+                               .waiting = record.facts.waiting(),
+                               .waiting_tokens = static_cast<double>(record.waiting_tokens),
+                               .own_tokens = static_cast<double>(record.own_tokens),
+                               .hosted_tokens = hosted[i]});
+  }
+  return state;
+}
+
+// One open move per home; what is under way to a destination is not planned again. With a claim in force
+// memory is spoken for.
+void GManager::SendMoves(absl::Time now) {
+  if (claim_.has_value()) return;
+  ++counters_.plans;
+  ClusterState state = State();
+  std::set<InstanceId> moving;
+  for (const auto& [plan_id, open] : moves_) {
+    moving.insert(open.move.from);
+    for (InstanceState& i : state.instances) {
+      if (i.id == open.move.to) i.blocks_lendable -= std::min(i.blocks_lendable, open.move.blocks);
+    }
+  }
+  for (Placement& p : state.placements) {
+    if (moving.contains(p.home)) p.movable = 0;
+  }
+  for (const Move& move : Plan(state, cost_, options_.plan)) {
+    if (!moving.insert(move.from).second) continue;
+    const uint64_t plan_id = next_plan_++;
+    moves_[plan_id] = {move, now + options_.move_deadline};
+    ++counters_.moves_sent;
+    messages::MoveKv& advice = *outbox_.Add(static_cast<int>(Value(move.from))).mutable_move_kv();
+    advice.set_plan_id(plan_id);
+    ToWire(move.request, advice.mutable_request());
+    advice.set_blocks(move.blocks);
+    advice.set_to(Value(move.to));
+  }
+}
+
+}  // namespace lombard

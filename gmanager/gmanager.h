@@ -1,0 +1,122 @@
+// The global manager: knows the cluster from heartbeats, publishes the view and the claim, and advises moves.
+// The protocol is specified in rmanager/protocol.h. A state machine fed with messages and time, like the
+// workers' half.
+//
+//   GManager manager(options);
+//   manager.Handle(from, message, now);   // Heartbeat, MoveKvDone
+//   manager.Tick(now);                    // claim, silence, plans
+//   for (auto& out : manager.TakeOutgoing()) send(out);
+//   for (auto& event : manager.TakeEvents()) ...
+//
+// Membership is fixed: `instances` workers, instance i at rank i. Not thread-safe. Messages are input: what
+// is malformed or stale is counted and dropped. Cost: O(instances) per heartbeat; a plan as in planner.h.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "fabric/messages/outgoing.h"
+#include "gmanager/cost_model.h"
+#include "gmanager/planner.h"
+
+namespace lombard {
+
+struct GManagerOptions {
+  int instances = 1;
+  Incarnation incarnation{1};
+  PlanOptions plan;
+  CostModel::Options cost;
+  absl::Duration plan_period = absl::Milliseconds(200);
+  absl::Duration claim_after = absl::Milliseconds(250);
+  absl::Duration dead_after =
+      absl::Seconds(60);  // a guess: a worker reports between two steps, which may be long
+  absl::Duration move_deadline = absl::Seconds(60);
+};
+
+// No heartbeat for longer than dead_after; reported once, again after it spoke in between.
+struct WorkerSilent {
+  InstanceId instance;
+  absl::Duration silent;
+};
+
+class GManager {
+ public:
+  using Event = std::variant<WorkerSilent>;
+  struct Claim {
+    RequestId request;
+    InstanceId home{};
+    uint32_t blocks = 0, spare = 0;
+    bool operator==(const Claim&) const = default;
+  };
+  struct Counters {
+    uint64_t heartbeats = 0, full_dumps_asked = 0, plans = 0, moves_sent = 0, moves_refused = 0,
+             blocks_moved = 0;
+    uint64_t stale = 0, malformed = 0;
+  };
+
+  explicit GManager(const GManagerOptions& options);
+
+  void Handle(int from, const messages::ControlMessage& message, absl::Time now);
+  void Tick(absl::Time now);
+  std::vector<Outgoing> TakeOutgoing() { return outbox_.Take(); }
+  std::vector<Event> TakeEvents() { return std::exchange(events_, {}); }
+  absl::Time NextDeadline() const;
+
+  // What the planner would see now: who holds what for whom.
+  ClusterState State() const;
+  const std::optional<Claim>& claim() const { return claim_; }
+  const Counters& counters() const { return counters_; }
+
+ private:
+  struct Blocked {
+    RequestId request;
+    uint32_t blocks, held;
+    absl::Time since;
+  };
+  using PlacementKey = std::pair<RequestId, InstanceId>;  // request, host
+  struct Record {
+    uint64_t incarnation = 0;  // 0 = never heard of
+    uint64_t seq = 0;
+    bool complete = false;  // placements are known in full
+    bool silent = false;    // reported
+    absl::Time last_seen;
+    messages::InstanceFacts facts;
+    uint64_t waiting_tokens = 0, own_tokens = 0;
+    std::optional<Blocked> blocked;
+    std::optional<RequestId> oldest;
+    std::map<PlacementKey, std::pair<uint32_t, uint32_t>> placements;  // -> blocks, movable
+  };
+  struct OpenMove {
+    Move move;
+    absl::Time deadline;
+  };
+
+  void OnHeartbeat(int from, const messages::Heartbeat& beat, absl::Time now);
+  void OnMoveDone(int from, const messages::MoveKvDone& done);
+  void ApplyPlacements(Record& record, const messages::Heartbeat& beat);
+  void UpdateClaim(absl::Time now);
+  uint32_t SpareBeside(const Blocked& blocked, InstanceId home) const;
+  void FillView(messages::ClusterView* view) const;
+  void SendMoves(absl::Time now);
+
+  GManagerOptions options_;
+  Outbox outbox_;
+  CostModel cost_;
+  std::vector<Record> records_;  // by instance
+  uint64_t epoch_ = 1;
+  std::optional<Claim> claim_;
+  std::optional<RequestId> oldest_;
+  std::map<uint64_t, OpenMove> moves_;  // by plan id
+  uint64_t next_plan_ = 1;
+  absl::Time next_plan_time_ = absl::InfinitePast();
+  bool started_ = false;
+  std::vector<Event> events_;
+  Counters counters_;
+};
+
+}  // namespace lombard
