@@ -1,5 +1,6 @@
 #include "fabric/loopback_transport.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <thread>
@@ -40,10 +41,9 @@ TEST(Loopback, ADestroyedTransportIsALostPeer) {
   transports[2]->Send(0, {Channel::kState, "sent before the loss", ""}).IgnoreError();
   transports[2].reset();
   for (Peer* peer : {&zero, &one}) {
-    ASSERT_TRUE(peer->PollUntil([&] { return !peer->downs(2).empty(); }));
+    ASSERT_TRUE(peer->WaitUntil([&] { return !peer->downs(2).empty(); }));
     EXPECT_EQ(peer->downs(2)[0].code(), absl::StatusCode::kUnavailable);
     EXPECT_EQ(peer->transport().Send(2, {}).code(), absl::StatusCode::kUnavailable);
-    peer->transport().Poll(*peer, absl::ZeroDuration());
     EXPECT_EQ(peer->downs(2).size(), 1u);
   }
   zero.MustSend(1, Channel::kControl, "the rest goes on", "");
@@ -63,7 +63,7 @@ TEST(Loopback, MovesThePayloadWithoutCopyingIt) {
 
 TEST(Loopback, APollWithoutNewsWaitsAndOneWithNewsDoesNot) {
   auto transports = MakeLoopbackTransports(2);
-  Peer reader(*transports[1]);
+  Peer reader(*transports[1], Peer::Polling::kInline);
   const absl::Time start = absl::Now();
   transports[1]->Poll(reader, absl::Milliseconds(30));
   EXPECT_GE(absl::Now() - start, absl::Milliseconds(29));
@@ -75,7 +75,14 @@ TEST(Loopback, APollWithoutNewsWaitsAndOneWithNewsDoesNot) {
   transports[1]->Poll(reader, absl::InfiniteDuration());
   sender.join();
   EXPECT_LT(absl::Now() - second, absl::Seconds(20));
-  EXPECT_EQ(reader.inbox(0).size(), 1u);
+  EXPECT_EQ(reader.waiting(0), 1u);
+}
+
+TEST(MessageChecks, ALargePayloadIsRefusedWithTheLimit) {
+  const Message message{Channel::kKv, "", std::string(kMessagePayloadBytesMax + 1, 'p')};
+  const absl::Status status = CheckSend(message, 0, 1);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), testing::HasSubstr("at most 256"));
 }
 
 TEST(MessageChecks, AQueueForOnePeerIsBounded) {

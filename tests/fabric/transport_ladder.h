@@ -3,9 +3,13 @@
 // rung 1.
 #pragma once
 
+#include <atomic>
+#include <condition_variable>
 #include <deque>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -13,22 +17,24 @@
 
 namespace lombard::test {
 
-// One rank: polls its transport and keeps what arrived, by sender. One thread, except where a rung says
-// otherwise.
+// One rank: keeps what arrived, by sender. By default a thread of its own polls the transport until the Peer
+// ends, as in production; everything else is called by one other thread.
 class Peer final : public TransportHandler {
  public:
-  explicit Peer(Transport& transport);
+  enum class Polling { kThread, kInline };  // kInline: only inside WaitUntil and what calls it
+  explicit Peer(Transport& transport, Polling polling = Polling::kThread);
+  ~Peer() override;
 
   int rank() const { return transport_.rank(); }
   int size() const { return transport_.size(); }
   Transport& transport() { return transport_; }
-  std::deque<Message>& inbox(int from) { return inbox_[from]; }
-  // OnPeerDown calls by peer, in order.
-  const std::vector<absl::Status>& downs(int peer) const { return downs_[peer]; }
+  size_t waiting(int from) const;
+  // OnPeerDown calls for a peer, in order.
+  std::vector<absl::Status> downs(int peer) const;
 
   void MustSend(int to, Channel channel, std::string header, std::string payload);
-  // Polls until done() or fails the test after `timeout`.
-  bool PollUntil(absl::FunctionRef<bool()> done, absl::Duration timeout = absl::Seconds(30));
+  // False, and the test has failed, when done() does not become true in time.
+  bool WaitUntil(absl::FunctionRef<bool()> done, absl::Duration timeout = absl::Seconds(30));
   // Messages from `from`, in the order they came; fewer when they did not come in time (the test has failed
   // then).
   std::vector<Message> Take(int from, size_t count);
@@ -36,16 +42,23 @@ class Peer final : public TransportHandler {
   // messages.
   void Barrier(int ranks = 0);
   int barrier_messages_sent() const { return barrier_messages_sent_; }
+  void StartPolling();
+  void StopPolling();
 
   void OnMessage(int from, Message message) override;
   void OnPeerDown(int peer, const absl::Status& why) override;
 
  private:
   Transport& transport_;
+  std::thread poller_;
+  std::atomic<bool> stop_{false};
+  int barriers_passed_ = 0, barrier_messages_sent_ = 0;
+
+  mutable std::recursive_mutex mutex_;  // recursive, so that done() may use the accessors
+  std::condition_variable_any changed_;
   std::vector<std::deque<Message>> inbox_;
   std::vector<std::vector<absl::Status>> downs_;
   std::vector<int> barriers_;  // how many barrier messages came, by sender
-  int barriers_passed_ = 0, barrier_messages_sent_ = 0;
 };
 
 struct Rung {
@@ -58,7 +71,7 @@ const std::vector<Rung>& Ladder();
 // `bytes` bytes that are a function of seed and position alone.
 std::string PatternBytes(size_t bytes, uint64_t seed);
 
-// Runs `climb` on a thread for each transport.
+// Runs `climb` on a thread for each transport; each is polled until all have ended.
 void OnThreads(const std::vector<Transport*>& transports, absl::FunctionRef<void(Peer&)> climb);
 
 }  // namespace lombard::test

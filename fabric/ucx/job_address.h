@@ -1,0 +1,23 @@
+// What the ranks of a job tell each other before they connect: how UCX reaches them, and with which profile
+// and version, as unequal ones would fail later with less clear words.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "fabric/ucx/profile.h"
+
+namespace lombard {
+
+std::string MakeJobAddress(const UcxProfile& profile, absl::string_view worker_address);
+// The worker addresses by rank. kInvalidArgument: not made by MakeJobAddress. kFailedPrecondition: a rank
+// differs from `rank` in format, profile or UCX version.
+absl::StatusOr<std::vector<std::string>> CheckJobAddresses(int rank,
+                                                           const std::vector<std::string>& addresses);
+// The same at every rank, different for every job.
+uint32_t JobFingerprint(const std::vector<std::string>& addresses);
+
+}  // namespace lombard
