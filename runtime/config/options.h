@@ -41,11 +41,10 @@ struct WorkerOptions {
   std::optional<uint32_t> rank, size;  // launcher-less start; both or none
   std::string rendezvous;              // host:port of rank 0's listener; needs rank and size
 
-  absl::Duration heartbeat = absl::Milliseconds(100);
-  absl::Duration dead_after = absl::Seconds(10);  // a peer unheard for this long is lost
-  absl::Duration claim =
-      absl::Seconds(10);  // how long a creditor holds claimed blocks for a debtor that does not confirm
-  absl::Duration start_timeout = absl::Seconds(120);  // until all ranks have met
+  absl::Duration heartbeat = absl::Milliseconds(100);    // how often a worker reports to the global manager
+  absl::Duration dead_after = absl::Seconds(10);         // a peer unheard for this long is lost
+  absl::Duration claim_after = absl::Milliseconds(250);  // a request refused for this long gets a claim
+  absl::Duration start_timeout = absl::Seconds(120);     // until all ranks have met
   bool verbose = false;
 };
 
@@ -82,7 +81,7 @@ struct ExitRequest {
 using Command = std::variant<ExitRequest, GenerateOptions, ModelCreateOptions, ModelInspectOptions,
                              ModelTokenizeOptions, DoctorOptions>;
 
-// Never throws, prints nothing.
-Command ParseCommandLine(int argc, const char* const* argv);
+// Never throws, prints nothing. `version` is what --version says after the program's name.
+Command ParseCommandLine(int argc, const char* const* argv, absl::string_view version);
 
 }  // namespace lombard
