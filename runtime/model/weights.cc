@@ -42,6 +42,7 @@ class ModelLoader {
     for (int i = 0; i < model->config_.layers; ++i) RETURN_IF_ERROR(loader.TakeLayer(i));
     model->config_.dtype = model->layers_[0].q.dtype;
     model->fingerprint_ = loader.hash_.value();
+    model->unused_tensors_ = static_cast<int64_t>(model->checkpoint_->tensor_count()) - loader.taken_;
     return model;
   }
 
@@ -86,6 +87,7 @@ class ModelLoader {
     }
     RETURN_IF_ERROR(WeightDType(*tensor).status());
     HashTensor(*tensor);
+    ++taken_;
     model_.weight_bytes_ += tensor->info.end - tensor->info.begin;
     return tensor;
   }
@@ -186,6 +188,7 @@ class ModelLoader {
   const ModelConfig& config_;
   const Checkpoint& checkpoint_;
   Fingerprint hash_;
+  int64_t taken_ = 0;
 };
 
 absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& model_dir) {

@@ -56,6 +56,7 @@ class Model {
   int64_t copied_bytes() const {
     return copied_bytes_;
   }  // of matrices whose place in the file is not aligned to the element
+  int64_t unused_tensors() const { return unused_tensors_; }  // stored, but not known to the architecture
   const Checkpoint& checkpoint() const { return *checkpoint_; }
 
  private:
@@ -69,7 +70,7 @@ class Model {
   std::vector<float> final_norm_;
   std::vector<std::unique_ptr<std::byte[]>> copies_;
   uint64_t fingerprint_ = 0;
-  int64_t weight_bytes_ = 0, copied_bytes_ = 0;
+  int64_t weight_bytes_ = 0, copied_bytes_ = 0, unused_tensors_ = 0;
 };
 
 }  // namespace lombard
