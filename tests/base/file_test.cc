@@ -5,16 +5,19 @@
 
 #include <fstream>
 
+#include "tests/support/temp_dir.h"
+
 namespace lombard {
 namespace {
 
 using ::testing::HasSubstr;
 
 TEST(ReadWholeFile, ReadsEveryByteOfSmallAndLargeFiles) {
+  const TempDir temp;
+  const std::string path = temp / "file";
   for (const size_t bytes : {0, 1, 65535, 65536, 65537, 1000003}) {
     std::string content(bytes, '\0');
     for (size_t i = 0; i < bytes; ++i) content[i] = static_cast<char>(i * 131);
-    const std::string path = ::testing::TempDir() + "/read_whole_file";
     std::ofstream(path, std::ios::binary) << content;
     const auto text = ReadWholeFile(path);
     ASSERT_TRUE(text.ok()) << text.status();

@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/file.h"
+#include "tests/support/temp_dir.h"
 
 namespace lombard {
 namespace {
@@ -35,10 +36,12 @@ GenerateResult Result(const std::string& text) {
   return result;
 }
 
-std::string TempPath() {
-  return absl::StrCat(::testing::TempDir(), "/",
-                      ::testing::UnitTest::GetInstance()->current_test_info()->name(), ".jsonl");
-}
+class OutputFileTest : public ::testing::Test {
+ protected:
+  std::string TempPath() const { return temp_ / "output.jsonl"; }
+  const TempDir temp_;
+};
+
 std::string Content(const std::string& path) { return *ReadWholeFile(path); }
 void WriteFile(const std::string& path, const std::string& text) {
   std::ofstream(path, std::ios::binary) << text;
@@ -97,7 +100,7 @@ TEST(ResultLine, WritesErrorsAndBrokenTextAsValidJson) {
   EXPECT_FALSE(line.contains("text"));
 }
 
-TEST(OutputFile, KeepsTheOrderOfTheInputWhateverFinishesFirst) {
+TEST_F(OutputFileTest, KeepsTheOrderOfTheInputWhateverFinishesFirst) {
   for (uint64_t seed = 0; seed < 20; ++seed) {
     const auto requests = Requests(30);
     auto output = OutputFile::Create(TempPath(), false, requests);
@@ -120,7 +123,7 @@ TEST(OutputFile, KeepsTheOrderOfTheInputWhateverFinishesFirst) {
   }
 }
 
-TEST(OutputFile, ClosingBeforeAllAreThereNamesTheFirstMissing) {
+TEST_F(OutputFileTest, ClosingBeforeAllAreThereNamesTheFirstMissing) {
   const auto requests = Requests(3);
   auto output = *OutputFile::Create(TempPath(), false, requests);
   ASSERT_TRUE(output->Put(0, Result("x")).ok());
@@ -130,7 +133,7 @@ TEST(OutputFile, ClosingBeforeAllAreThereNamesTheFirstMissing) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("\"r1\""));
 }
 
-TEST(OutputFile, ResumeCutsAHalfWrittenLineAndDoesTheRest) {
+TEST_F(OutputFileTest, ResumeCutsAHalfWrittenLineAndDoesTheRest) {
   const auto requests = Requests(4);
   const std::string whole =
       absl::StrCat(ResultLine("\"r0\"", Result("kept")), "\n", ResultLine("\"r1\"", Result("kept")), "\n");
@@ -150,7 +153,7 @@ TEST(OutputFile, ResumeCutsAHalfWrittenLineAndDoesTheRest) {
   }
 }
 
-TEST(OutputFile, ResumeSkipsWhatIsThereWhereverItStands) {
+TEST_F(OutputFileTest, ResumeSkipsWhatIsThereWhereverItStands) {
   const auto requests = Requests(3);
   WriteFile(TempPath(), absl::StrCat(ResultLine("\"r1\"", Result("kept")), "\n",
                                      ResultLine("\"other\"", Result("kept")), "\n"));
@@ -163,7 +166,7 @@ TEST(OutputFile, ResumeSkipsWhatIsThereWhereverItStands) {
   EXPECT_THAT(IdsIn(TempPath()), ElementsAre("r1", "other", "r0", "r2"));
 }
 
-TEST(OutputFile, ResumeOfACompleteOrAbsentFileIsFine) {
+TEST_F(OutputFileTest, ResumeOfACompleteOrAbsentFileIsFine) {
   const auto requests = Requests(1);
   std::remove(TempPath().c_str());
   auto absent = *OutputFile::Create(TempPath(), true, requests);
@@ -175,7 +178,7 @@ TEST(OutputFile, ResumeOfACompleteOrAbsentFileIsFine) {
   EXPECT_TRUE(complete->Close().ok());
 }
 
-TEST(OutputFile, ResumeCountsEachOfTwoLinesWithTheSameId) {
+TEST_F(OutputFileTest, ResumeCountsEachOfTwoLinesWithTheSameId) {
   const auto requests =
       ParseRequests("{\"id\": 1, \"prompt\": \"x\"}\n{\"id\": 1, \"prompt\": \"y\"}\n", RequestDefaults());
   WriteFile(TempPath(), absl::StrCat(ResultLine("1", Result("x")), "\n"));
@@ -184,7 +187,7 @@ TEST(OutputFile, ResumeCountsEachOfTwoLinesWithTheSameId) {
   EXPECT_FALSE(output->done(1)) << "its error line is still to be written";
 }
 
-TEST(OutputFile, ResumeRefusesAFileThatIsSomethingElse) {
+TEST_F(OutputFileTest, ResumeRefusesAFileThatIsSomethingElse) {
   const auto requests = Requests(1);
   const std::string text = "dear diary\n{\"id\": \"r0\"}\n";
   WriteFile(TempPath(), text);
@@ -194,7 +197,7 @@ TEST(OutputFile, ResumeRefusesAFileThatIsSomethingElse) {
   EXPECT_EQ(Content(TempPath()), text) << "it must be left alone";
 }
 
-TEST(OutputFile, AFullDiskIsAStatusWithThePathAndStays) {
+TEST_F(OutputFileTest, AFullDiskIsAStatusWithThePathAndStays) {
   const auto requests = Requests(2);
   auto output = OutputFile::Create("/dev/full", false, requests);
   ASSERT_TRUE(output.ok()) << output.status();
@@ -206,17 +209,15 @@ TEST(OutputFile, AFullDiskIsAStatusWithThePathAndStays) {
   EXPECT_EQ((*output)->Close(), status);
 }
 
-TEST(OutputFile, SaysWhyItCannotBeOpened) {
+TEST_F(OutputFileTest, SaysWhyItCannotBeOpened) {
   const auto output = OutputFile::Create("/no/such/dir/out.jsonl", false, Requests(1));
   EXPECT_TRUE(absl::IsNotFound(output.status()));
   EXPECT_THAT(std::string(output.status().message()), HasSubstr("'/no/such/dir/out.jsonl'"));
 }
 
-TEST(OutputFile, TheInputIsNotAnOutput) {
+TEST_F(OutputFileTest, TheInputIsNotAnOutput) {
   WriteFile(TempPath(), "x");
-  EXPECT_FALSE(CheckDifferentFiles(TempPath(), absl::StrCat(::testing::TempDir(), "/./",
-                                                            TempPath().substr(::testing::TempDir().size())))
-                   .ok());
+  EXPECT_FALSE(CheckDifferentFiles(TempPath(), temp_ / "./output.jsonl").ok());
   EXPECT_TRUE(CheckDifferentFiles(TempPath(), "/no/such/file").ok());
   EXPECT_TRUE(CheckDifferentFiles("/dev/null", "/dev/null").ok());
 }

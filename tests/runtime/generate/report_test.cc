@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "runtime/generate/progress.h"
+#include "tests/support/temp_dir.h"
 
 namespace lombard {
 namespace {
@@ -56,7 +57,8 @@ TEST(Report, HasExactlyTheFieldsOfTheContract) {
 }
 
 TEST(Report, CreatesItsDirectoryAndReplacesAnOlderReport) {
-  const std::string directory = absl::StrCat(::testing::TempDir(), "/report/deep/er");
+  const TempDir temp;
+  const std::string directory = temp / "report/deep/er";
   Report report;
   for (const int requests : {1, 2}) {
     report.requests = requests;
