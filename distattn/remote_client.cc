@@ -72,7 +72,7 @@ absl::Status RemoteClient::Post(uint64_t step, int layer, int window, absl::Span
     exchange = ++exchange_;
     parts_ = parts;
     parts_missing_ = parts_.size();
-    failure_ = absl::OkStatus();
+    failure_ = aborted_;
     for (const Part& part : parts_) {
       if (auto it = down_.find(part.creditor); it != down_.end()) failure_ = it->second;
     }
@@ -246,6 +246,13 @@ void RemoteClient::OnPeerDown(int peer, const absl::Status& why) {
   const bool awaited = std::any_of(parts_.begin(), parts_.end(),
                                    [&](const Part& part) { return part.creditor == peer && !part.arrived; });
   if (awaited && failure_.ok()) failure_ = down_[peer];
+  changed_.notify_all();
+}
+
+void RemoteClient::Abort(const absl::Status& why) {
+  std::lock_guard lock(mutex_);
+  if (aborted_.ok()) aborted_ = why;
+  if (failure_.ok()) failure_ = why;
   changed_.notify_all();
 }
 

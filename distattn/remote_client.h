@@ -68,6 +68,8 @@ class RemoteClient {
   void ForgetTransfer(uint64_t id);
   void OnMessage(int from, Message message);  // Channel::kState, and the acks of Channel::kKv
   void OnPeerDown(int peer, const absl::Status& why);
+  // Any thread: ends the wait under way, and refuses every later Post, with `why`.
+  void Abort(const absl::Status& why);
 
   uint64_t stale_messages() const;  // dropped because their exchange or transfer is over
   uint64_t attended_tokens() const { return attended_tokens_; }
@@ -90,7 +92,8 @@ class RemoteClient {
   uint64_t exchange_ = 0;
   std::vector<Part> parts_;  // of the exchange under way
   size_t parts_missing_ = 0;
-  absl::Status failure_;
+  absl::Status failure_;  // of the exchange under way
+  absl::Status aborted_;
   std::map<int, absl::Status> down_;
   std::map<uint64_t, Transfer> transfers_;
   uint64_t stale_messages_ = 0;

@@ -259,6 +259,11 @@ void BorrowedLedger::SendRepay(InstanceId creditor, LoanId id, uint64_t epoch) {
 
 void BorrowedLedger::Cancel(uint64_t ticket, absl::Time now) {
   if (const auto it = borrowings_.find(ticket); it != borrowings_.end()) Release(it, now);
+  for (const Result& result : results_) {  // decided, but nobody has been told yet
+    if (result.ticket != ticket) continue;
+    for (const Loan& loan : result.loans) Repay(loan.id, now);
+  }
+  std::erase_if(results_, [&](const Result& result) { return result.ticket == ticket; });
 }
 
 bool BorrowedLedger::Repay(LoanId id, absl::Time now) {
@@ -279,6 +284,7 @@ void BorrowedLedger::RepayAll(RequestId request, absl::Time now) {
     if (loan.request == request) ids.push_back(id);
   }
   for (LoanId id : ids) Repay(id, now);
+  std::erase_if(results_, [&](const Result& result) { return result.request == request; });
   attempts_.erase(request);
 }
 

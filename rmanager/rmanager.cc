@@ -150,7 +150,8 @@ void RManager::OnRepay(InstanceId from, const messages::Repay& repay) {
 }
 
 void RManager::OnView(const messages::ClusterView& view) {
-  if (view.epoch() <= facts_.epoch) return;  // a copy, or overtaken
+  // The same view again still counts: it undoes what replies of the moment have told since (UpdateLendable).
+  if (view.epoch() < facts_.epoch) return;
   facts_.epoch = view.epoch();
   for (const messages::InstanceFacts& instance : view.instances()) {
     if (instance.instance() >= facts_.instances.size()) {

@@ -4,7 +4,8 @@
 
 namespace lombard {
 
-StopChecker::StopChecker(const Tokenizer* tokenizer, const SamplingParams& params, absl::Span<const int32_t> eos_ids)
+StopChecker::StopChecker(const Tokenizer* tokenizer, const SamplingParams& params,
+                         absl::Span<const int32_t> eos_ids)
     : decoder_(*tokenizer, params.skip_special_tokens),
       matcher_(params.stop),
       stop_ids_(params.stop_token_ids),

@@ -164,6 +164,8 @@ TEST_F(CreditorTest, AnActiveLoanDoesNotExpire) {
   ASSERT_TRUE(Activate(loan));
   now_ += absl::Hours(1);
   manager_.Tick(now_);
+  EXPECT_THAT(Drain(), testing::IsEmpty());
+  EXPECT_EQ(pool_.free_count(), 97);
   EXPECT_EQ(manager_.hosted()->loans.size(), 1);
 }
 

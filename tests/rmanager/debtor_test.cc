@@ -162,6 +162,17 @@ TEST_F(DebtorTest, OneRefusalGivesEverythingBack) {
   EXPECT_THAT(manager_.TakeEvents(), IsEmpty());
 }
 
+// Found by the simulation: a refusal of the moment must not be remembered when the cluster's state does not
+// change any more.
+TEST_F(DebtorTest, TheNextViewReplacesWhatAReplyToldEvenWhenItIsTheSame) {
+  const uint64_t ticket = manager_.Borrow(kRequest, 60, Purpose::kAdmission, now_);
+  Refuse(2, ticket, 0);
+  EXPECT_EQ(TakeRefusal().cluster_free, 30);
+  --epoch_;
+  PublishLendable({10, 0, 30, 20});
+  EXPECT_EQ(manager_.view().instances[2].lendable, 30);
+}
+
 TEST_F(DebtorTest, ACopyOfAGrantInUseChangesNothing) {
   const uint64_t ticket = BorrowForty().empty() ? 0 : 1;
   Grant(2, ticket, 1, 30);
@@ -226,6 +237,25 @@ TEST_F(DebtorTest, CancelWithdrawsWithoutAnEvent) {
   Grant(3, ticket, 1, 10);
   EXPECT_THAT(Sent(), SizeIs(1));
   EXPECT_THAT(manager_.TakeEvents(), IsEmpty());
+}
+
+// Found by the simulation: the engine may end a request between the decision and its event.
+TEST_F(DebtorTest, NoEventFollowsForARequestThatWasEndedBeforeTheEventWasTaken) {
+  manager_.Borrow(kRequest, 99, Purpose::kAdmission, now_);  // refused at once
+  manager_.RepayAll(kRequest, now_);
+  EXPECT_THAT(manager_.TakeEvents(), IsEmpty());
+  for (const bool cancel : {false, true}) {
+    const uint64_t ticket = manager_.Borrow(kRequest, 30, Purpose::kAdmission, now_);
+    Grant(2, ticket, ticket, 30);
+    Confirm(2, ticket);
+    EXPECT_EQ(manager_.counters().borrowed, 30);
+    Sent();
+    cancel ? manager_.CancelBorrow(ticket, now_) : manager_.RepayAll(kRequest, now_);
+    EXPECT_THAT(manager_.TakeEvents(), IsEmpty());
+    EXPECT_THAT(Sent(), SizeIs(1));
+    EXPECT_EQ(manager_.counters().borrowed, 0);
+    PublishLendable({10, 0, 30, 20});
+  }
 }
 
 TEST_F(DebtorTest, TwoBorrowingsAtOnceDoNotCountTheSameRoom) {

@@ -37,6 +37,43 @@ TEST(TinyCheckpoint, LoadsInBothForms) {
   }
 }
 
+// The checkpoints whose logits are compared with those of another runtime elsewhere: here, that each reads as
+// what it is.
+TEST(Architectures, EveryReferenceCheckpointLoads) {
+  const struct {
+    std::string name;
+    Architecture architecture;
+    int q_heads, kv_heads, head_dim;
+    bool tied, qkv_bias, qk_norm;
+    std::vector<int> windows;
+  } cases[] = {
+      {"llama-gqa-d64", Architecture::kLlama, 4, 2, 64, false, false, false, {0, 0}},
+      {"llama-mha-d80-linear", Architecture::kLlama, 2, 2, 80, false, false, false, {0, 0}},
+      {"llama-mqa-d96-llama3-tied", Architecture::kLlama, 3, 1, 96, true, false, false, {0, 0}},
+      {"llama-gqa-d128-yarn", Architecture::kLlama, 4, 2, 128, false, false, false, {0, 0}},
+      {"llama-biases-d16", Architecture::kLlama, 4, 2, 16, false, true, false, {0, 0}},
+      {"mistral-window-d32", Architecture::kMistral, 4, 2, 32, false, false, false, {24, 24, 24}},
+      {"qwen2-tied-d64", Architecture::kQwen2, 2, 1, 64, true, true, false, {0}},
+      {"qwen2-window-d16", Architecture::kQwen2, 4, 2, 16, false, true, false, {0, 20, 20}},
+      {"qwen3-gqa-d32", Architecture::kQwen3, 4, 2, 32, false, false, true, {0, 0}},
+      {"qwen3-yarn-d64-tied", Architecture::kQwen3, 2, 1, 64, true, false, true, {0, 0}},
+  };
+  for (const auto& expected : cases) {
+    const auto model = Good("tests/data/architectures/" + expected.name);
+    const ModelConfig& c = model->config();
+    EXPECT_EQ(c.architecture, expected.architecture) << expected.name;
+    EXPECT_EQ(c.q_heads, expected.q_heads) << expected.name;
+    EXPECT_EQ(c.kv_heads, expected.kv_heads) << expected.name;
+    EXPECT_EQ(c.head_dim, expected.head_dim) << expected.name;
+    EXPECT_EQ(c.tied_embeddings, expected.tied) << expected.name;
+    EXPECT_EQ(c.qkv_bias, expected.qkv_bias) << expected.name;
+    EXPECT_EQ(c.qk_norm, expected.qk_norm) << expected.name;
+    EXPECT_EQ(c.layer_windows, expected.windows) << expected.name;
+    EXPECT_EQ(model->unused_tensors(), 0) << expected.name;
+    EXPECT_EQ(c.rope.attention_factor != 1, expected.name.find("yarn") != std::string::npos) << expected.name;
+  }
+}
+
 // The converted llama2.c checkpoint: its own file holds the same floats in another order, which is an
 // independent witness.
 TEST(Stories260K, TheTensorsEqualTheOriginalFile) {

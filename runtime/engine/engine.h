@@ -1,0 +1,133 @@
+// The scheduler and step loop of one instance: continuous batching with chunked prefill over a paged KV pool
+// that reaches into other instances' memory.
+//
+//   engine.Submit(request, now);                   // any time between steps
+//   engine.HandleEvent(event, now);                // what rmanager decided
+//   ASSIGN_OR_RETURN(StepReport report, engine.Step(now));
+//   for (SequenceOutput& output : engine.TakeOutputs()) ...
+//
+// Step: take what came (stored blocks flip to their loans), admit, schedule, compute, commit. Tables, token
+// counts, sampler state and output change only at commit. Belongs to the step thread.
+//
+// Memory. A sequence is admitted when blocks for its tokens and some headroom are reserved, here and at
+// creditors, all or nothing. Its oldest full blocks leave for the loans as they are computed; the newest
+// stay. When a decode outgrows its blocks it takes a free one, pushes an old one into a loan, borrows more,
+// or preempts the youngest sequence of the instance. One that is blocked while an older request of the
+// cluster claims memory gives up its own (requeued, recomputed): so the oldest always gets through.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "distattn/remote_client.h"
+#include "distattn/step_attention.h"
+#include "kvpool/kv_pool.h"
+#include "rmanager/rmanager.h"
+#include "runtime/engine/sequence.h"
+#include "runtime/engine/transformer.h"
+
+namespace lombard {
+
+struct EngineOptions {
+  uint32_t block_tokens = 32;
+  uint32_t max_batch_tokens = 512;   // query rows of a step: decodes first, then prefill chunks
+  uint32_t max_batch_size = 256;     // sequences of a step
+  uint32_t headroom_tokens = 128;    // reserved for output at admission, at most
+  uint32_t max_model_len = 0;        // tokens
+  uint32_t cluster_blocks = 0;       // what one sequence can hold: this pool and what the others may lend
+  uint32_t decode_move_tokens = 16;  // of planner's moves, per step
+  bool lending = true;
+  bool poison_freed = false;  // NaN into local blocks that were lent away (tests)
+  InstanceId self{};
+};
+
+struct StepReport {
+  int rows = 0;  // 0: nothing could run
+  int sequences = 0;
+  bool remote = false;  // some attention ran elsewhere
+  StepAttention::Timing attention;
+  double seconds = 0;
+};
+
+class Engine {
+ public:
+  // Nothing is owned; all outlive this. `client` may be null where nothing is lent.
+  Engine(const EngineOptions& options, const Model* model, const Tokenizer* tokenizer,
+         const CpuContext& context, KvPool* pool, const KvStorage* storage, RManager* rmanager,
+         RemoteClient* client);
+  ~Engine();
+
+  // A request that can never fit is answered at once with an error that names both numbers.
+  void Submit(SequenceRequest request, absl::Time now);
+  void HandleEvent(const RManager::Event& event, absl::Time now);
+  // Errors: a creditor is gone or refuses (kUnavailable, kDeadlineExceeded, kNotFound, kFailedPrecondition).
+  // The step has then left no trace.
+  absl::StatusOr<StepReport> Step(absl::Time now);
+  std::vector<SequenceOutput> TakeOutputs();
+
+  const AttentionShape& shape() const { return shape_; }
+  bool idle() const { return waiting_.empty() && running_.empty(); }
+  uint32_t running_count() const { return static_cast<uint32_t>(running_.size()); }
+  uint32_t waiting_count() const { return static_cast<uint32_t>(waiting_.size()); }
+  uint64_t preemptions() const { return preemptions_; }
+  absl::Time NextRetry() const;  // earliest retry_at of the waiting; InfiniteFuture when none
+  absl::Status CheckInvariants() const;
+
+ private:
+  using SequencePtr = std::unique_ptr<Sequence>;
+  struct Row;  // a sequence's part of a step
+  struct StepExport;
+
+  absl::Status FlipStoredBlocks();
+  void Admit(absl::Time now);
+  bool TryAdmit(Sequence& sequence, absl::Time now);
+  void Block(Sequence& sequence, uint32_t blocks, absl::Time now);
+  // How many of the `wanted` next tokens have room now; finds more room where it can. 0: blocked.
+  uint32_t MakeRoom(Sequence& sequence, uint32_t wanted, absl::Time now);
+  bool PreemptYoungerThan(const Sequence& sequence, absl::Time now);
+  void Preempt(Sequence& sequence, absl::Time now);
+  void ReleaseMemory(Sequence& sequence, absl::Time now);
+  void EndMove(Sequence& sequence);
+  std::vector<Row> Schedule(absl::Time now);
+  AttentionPlan BuildPlan(const std::vector<Row>& rows) const;
+  std::vector<StepExport> PlanExports(const std::vector<Row>& rows);
+  absl::Status SendLayer(const StepExport& part, int layer);
+  // Ships full blocks that need no step to be complete; true when something was sent.
+  absl::StatusOr<bool> ExportFullBlocks(Sequence& sequence, uint32_t count);
+  void Commit(const std::vector<Row>& rows, std::vector<float>& logits, absl::Time now);
+  void Finish(Sequence& sequence, std::string reason, absl::Status error, absl::Time now);
+  void MeasureRates(const std::vector<Row>& rows, const StepReport& report);
+  void ReportLoad();
+  uint32_t ClusterLendable() const;  // blocks, by our view
+  uint32_t BlocksFor(uint64_t tokens) const {
+    return static_cast<uint32_t>((tokens + options_.block_tokens - 1) / options_.block_tokens);
+  }
+  Sequence* Find(const RequestId& id);
+
+  const EngineOptions options_;
+  const Model* const model_;
+  const Tokenizer* const tokenizer_;
+  KvPool* const pool_;
+  const KvStorage* const storage_;
+  RManager* const rmanager_;
+  RemoteClient* const client_;
+  Transformer transformer_;
+  const AttentionShape shape_;
+  StepAttention attention_;
+  int window_max_ = 0;  // 0: some layer sees everything
+
+  using Sequences = std::vector<SequencePtr>;
+  Sequences waiting_;  // by age
+  Sequences running_;  // by age; includes those still borrowing
+  std::vector<SequenceOutput> outputs_;
+  uint64_t step_ = 0, next_transfer_ = 1, preemptions_ = 0;
+  uint32_t move_credit_tokens_ = 0;  // what decoding sequences may still push into loans at the limited rate
+  Load rates_;                       // only its measured rates are used
+  absl::Status pending_error_;
+};
+
+}  // namespace lombard

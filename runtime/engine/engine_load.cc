@@ -1,0 +1,64 @@
+// What the engine tells the manager: its load, and the rates it measured.
+#include <algorithm>
+
+#include "runtime/engine/engine_internal.h"
+
+namespace lombard {
+namespace {
+
+// Weight of a new measurement. A guess: the last twenty steps or so count.
+constexpr double kNewWeight = 0.05;
+
+void Average(double value, double* average) {
+  *average = *average == 0 ? value : (1 - kNewWeight) * *average + kNewWeight * value;
+}
+
+}  // namespace
+
+void Engine::MeasureRates(const std::vector<Row>& rows, const StepReport& report) {
+  const double layers = storage_->layers();
+  double row_tokens = 0;  // query rows times keys
+  uint32_t row_count = 0;
+  for (const Row& row : rows) {
+    row_count += row.tokens;
+    row_tokens +=
+        static_cast<double>(row.tokens) *
+        (row.sequence->computed + row.tokens - row.sequence->table.first_local() * options_.block_tokens);
+  }
+  const StepAttention::Timing& t = report.attention;
+  const double dense = (report.seconds - t.local - t.wait - t.merge - t.send) / layers;
+  if (row_count == rows.size()) {
+    Average(dense, &rates_.weights_seconds);  // decodes only: bound by reading the weights
+  } else if (row_count > 64) {
+    Average(std::max(0.0, dense - rates_.weights_seconds) / row_count, &rates_.row_seconds);
+  }
+  if (row_tokens > 0) Average(t.local / layers / row_tokens, &rates_.token_seconds);
+}
+
+void Engine::ReportLoad() {
+  Load load = rates_;
+  const auto consider = [&](const Sequence& s) {
+    if (!load.oldest.has_value() || s.id() < *load.oldest) load.oldest = s.id();
+    if (!s.blocked_since.has_value()) return;
+    if (load.oldest_blocked.has_value() && load.oldest_blocked->request < s.id()) return;
+    load.oldest_blocked = {.request = s.id(), .blocks = s.blocked_need, .since = *s.blocked_since};
+  };
+  for (const SequencePtr& s : running_) {
+    consider(*s);
+    if (s->phase != SequencePhase::kRunning) continue;
+    ++load.batch;
+    load.own_tokens += s->computed - std::min(s->computed, s->table.first_local() * options_.block_tokens);
+    const uint32_t home = s->table.end_block() - s->table.first_local();
+    const uint32_t full = s->computed / options_.block_tokens;
+    const uint32_t movable = full - std::min(full, s->table.first_local() + s->exported_blocks());
+    if (movable > 0) load.long_requests.push_back({.request = s->id(), .blocks = home, .movable = movable});
+  }
+  for (const SequencePtr& s : waiting_) {
+    consider(*s);
+    ++load.waiting;
+    load.waiting_tokens += s->tokens.size();
+  }
+  rmanager_->SetLoad(load);
+}
+
+}  // namespace lombard

@@ -1,0 +1,94 @@
+// One sequence on its way: what was asked, what was generated, where its KV lies. A request with n samples is
+// n sequences.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "base/ids.h"
+#include "kvpool/block_table.h"
+#include "runtime/engine/sampling_params.h"
+#include "runtime/engine/stop_checker.h"
+
+namespace lombard {
+
+// What the front door asks of an instance.
+struct SequenceRequest {
+  RequestId id;
+  std::vector<int32_t> prompt;
+  SamplingParams sampling;
+  uint32_t sample_index = 0;  // of n
+};
+
+// What the instance says of it, in order. The last one has `finished`.
+struct SequenceOutput {
+  RequestId id;
+  std::optional<int32_t> token;
+  float logprob = 0;
+  std::vector<std::pair<int32_t, float>> top_logprobs;
+  bool finished = false;
+  std::string finish_reason;  // "stop" or "length", when finished
+  std::string text;           // all of it, when finished
+  absl::Status error;         // not OK: finished without (further) result
+};
+
+// Full blocks on their way to the slots of loans, oldest first. They flip when every part is stored.
+struct BlockExport {
+  uint64_t transfer = 0;
+  uint32_t blocks = 0;
+};
+
+// A planner's move under way: old blocks go to a loan so that this instance's pool gets them back.
+struct BlockMove {
+  uint64_t plan_id = 0;
+  std::optional<uint64_t> ticket;  // set until the destination has answered
+  uint32_t blocks = 0, moved = 0;
+};
+
+enum class SequencePhase : uint8_t {
+  kWaiting,    // no memory held
+  kBorrowing,  // local blocks taken, creditors asked
+  kRunning,    // memory reserved; prefill until computed reaches the last token, then decode
+};
+
+struct Sequence {
+  Sequence(SequenceRequest r, uint32_t block_tokens, const Tokenizer* tokenizer,
+           absl::Span<const int32_t> eos_ids)
+      : request(std::move(r)),
+        tokens(request.prompt),
+        table(block_tokens),
+        stop(tokenizer, request.sampling, eos_ids) {}
+
+  SequenceRequest request;
+  std::vector<int32_t> tokens;  // prompt and output
+  uint32_t computed = 0;        // tokens whose KV is stored; < tokens.size() until finished
+  BlockTable table;
+  StopChecker stop;
+
+  SequencePhase phase = SequencePhase::kWaiting;
+  std::deque<BlockExport> exports;
+  uint32_t exported_blocks() const {
+    uint32_t blocks = 0;
+    for (const BlockExport& e : exports) blocks += e.blocks;
+    return blocks;
+  }
+
+  std::optional<BlockMove> move;
+  std::optional<uint64_t> ticket;  // of a borrowing under way (admission or growth)
+  absl::Time retry_at = absl::InfinitePast();
+  std::optional<absl::Time> blocked_since;  // first refusal of the memory it needs now
+  uint32_t blocked_need = 0;                // blocks
+  uint32_t preemptions = 0;
+  bool finished = false;
+
+  const RequestId& id() const { return request.id; }
+  uint32_t prompt_size() const { return static_cast<uint32_t>(request.prompt.size()); }
+  uint32_t output_size() const { return static_cast<uint32_t>(tokens.size() - request.prompt.size()); }
+  uint32_t tokens_max() const { return prompt_size() + request.sampling.max_tokens; }
+};
+
+}  // namespace lombard

@@ -1,0 +1,50 @@
+#include "runtime/job/local_cluster.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/status.h"
+#include "fabric/loopback_transport.h"
+
+namespace lombard {
+
+std::vector<Router::Instance> RouterInstances(const WorkerSettings& settings) {
+  std::vector<Router::Instance> instances;
+  for (size_t i = 0; i < settings.kv_blocks.size(); ++i) {
+    instances.push_back({.capacity = uint64_t{settings.kv_blocks[i]} * settings.engine.block_tokens,
+                         .reachable = uint64_t{ReachableBlocks(settings, static_cast<int>(i))} *
+                                      settings.engine.block_tokens});
+  }
+  return instances;
+}
+
+absl::StatusOr<std::unique_ptr<LocalCluster>> LocalCluster::Create(const WorkerSettings& settings,
+                                                                   const Model* model,
+                                                                   const Tokenizer* tokenizer,
+                                                                   const Clock* clock) {
+  auto cluster = std::unique_ptr<LocalCluster>(new LocalCluster);
+  const int size = static_cast<int>(settings.kv_blocks.size());
+  cluster->transports_ = MakeLoopbackTransports(size);
+  cluster->job_ = std::make_unique<Job>(RouterInstances(settings), clock);
+  for (int rank = 0; rank < size; ++rank) {
+    ASSIGN_OR_RETURN(auto worker, Worker::Create(settings, model, tokenizer, cluster->transports_[rank].get(),
+                                                 clock, rank == 0 ? cluster->job_.get() : nullptr));
+    cluster->workers_.push_back(std::move(worker));
+  }
+  cluster->job_->Attach(cluster->workers_[0].get());
+  for (const auto& worker : cluster->workers_) worker->Start();
+  return cluster;
+}
+
+LocalCluster::~LocalCluster() {
+  for (const auto& worker : workers_) worker->Fail(absl::CancelledError("cluster destroyed while running"));
+  Join().IgnoreError();
+}
+
+absl::Status LocalCluster::Join() {
+  absl::Status status;
+  for (const auto& worker : workers_) status.Update(worker->Join());
+  return status;
+}
+
+}  // namespace lombard

@@ -1,0 +1,339 @@
+#include "runtime/worker/worker.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/status.h"
+#include "runtime/worker/convert.h"
+
+namespace lombard {
+namespace {
+
+constexpr absl::Duration kIdleWaitMax =
+    absl::Milliseconds(50);  // of a loop with nothing to do; deadlines come earlier
+constexpr absl::Duration kPollWait = absl::Milliseconds(20);
+constexpr absl::Duration kCloseDeadline = absl::Seconds(3);
+
+Message ControlBytes(const messages::ControlMessage& message) {
+  Message bytes{.channel = Channel::kControl};
+  message.SerializeToString(&bytes.payload);
+  return bytes;
+}
+
+}  // namespace
+
+uint32_t ReachableBlocks(const WorkerSettings& settings, int rank) {
+  uint64_t blocks = settings.kv_blocks[rank];
+  for (size_t i = 0; settings.engine.lending && i < settings.kv_blocks.size(); ++i) {
+    if (static_cast<int>(i) != rank)
+      blocks += LendableBlocksMax(settings.kv_blocks[i], settings.reserve, settings.lent_max);
+  }
+  return static_cast<uint32_t>(blocks);
+}
+
+Worker::Worker(const WorkerSettings& settings, Transport* transport, const Clock* clock,
+               FrontDoor* front_door)
+    : settings_(settings),
+      transport_(transport),
+      clock_(clock),
+      front_door_(front_door),
+      liveness_(transport->rank(), transport->size(), settings.heartbeat, settings.dead_after) {}
+
+Worker::~Worker() {
+  if (progress_thread_.joinable()) {
+    Fail(absl::CancelledError("worker destroyed while running"));
+    Join().IgnoreError();
+  }
+}
+
+absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerSettings& settings, const Model* model,
+                                                       const Tokenizer* tokenizer, Transport* transport,
+                                                       const Clock* clock, FrontDoor* front_door) {
+  auto worker = std::unique_ptr<Worker>(new Worker(settings, transport, clock, front_door));
+  const ModelConfig& config = model->config();
+  const int rank = transport->rank(), size = transport->size();
+  CHECK_EQ(settings.kv_blocks.size(), static_cast<size_t>(size));
+  const uint32_t blocks = settings.kv_blocks[rank];
+
+  const KvLayout layout{.dtype = config.dtype,
+                        .kv_heads = config.kv_heads,
+                        .head_dim = config.head_dim,
+                        .block_tokens = static_cast<int>(settings.engine.block_tokens)};
+  ASSIGN_OR_RETURN(worker->storage_, KvStorage::Create(layout, config.layers, blocks));
+  const KvStorage* storage = worker->storage_.get();
+  worker->pool_ = std::make_unique<KvPool>(
+      blocks, settings.poison ? std::function<void(BlockId)>([storage](BlockId id) { storage->Poison(id); })
+                              : nullptr);
+  if (settings.poison) {
+    for (uint32_t i = 0; i < blocks; ++i) storage->Poison(BlockId{i});
+  }
+  worker->threads_ = std::make_unique<ThreadPool>(settings.threads);
+  worker->service_threads_ = std::make_unique<ThreadPool>(settings.service_threads);
+
+  worker->rmanager_ = std::make_unique<RManager>(RManagerOptions{.self = InstanceId(rank),
+                                                                 .instances = size,
+                                                                 .incarnation = settings.incarnation,
+                                                                 .reserve = settings.reserve,
+                                                                 .lent_max = settings.lent_max,
+                                                                 .heartbeat_period = settings.heartbeat},
+                                                 worker->pool_.get());
+  Worker* self = worker.get();
+  worker->client_ = std::make_unique<RemoteClient>(
+      RemoteClient::Options{.incarnation = settings.incarnation,
+                            .reply_deadline = settings.reply_deadline,
+                            .compact_states = settings.compact_states,
+                            .on_transfer = [self] { self->step_inbox_.Notify(); }},
+      config.q_heads, transport, storage);
+  EngineOptions engine = settings.engine;
+  engine.self = InstanceId(rank);
+  engine.cluster_blocks = ReachableBlocks(settings, rank);
+  engine.lending = engine.lending && size > 1;
+  engine.poison_freed = settings.poison;
+  worker->engine_ =
+      std::make_unique<Engine>(engine, model, tokenizer, CpuContext{settings.isa, worker->threads_.get()},
+                               worker->pool_.get(), storage, worker->rmanager_.get(), worker->client_.get());
+  const RManager* ledger = worker->rmanager_.get();
+  worker->service_ = std::make_unique<RemoteService>(
+      RemoteService::Options{.incarnation = settings.incarnation,
+                             .shape = worker->engine_->shape(),
+                             .context = {settings.isa, worker->service_threads_.get()}},
+      storage, transport,
+      [ledger](int debtor, LoanId loan,
+               uint64_t epoch) -> absl::StatusOr<std::shared_ptr<const std::vector<BlockId>>> {
+        const std::shared_ptr<const LoanSlots> slots = ledger->hosted()->Find(loan, epoch);
+        if (slots == nullptr || slots->loan.debtor != InstanceId(debtor)) {
+          return absl::NotFoundError(
+              absl::StrCat("loan ", Value(loan), " of epoch ", epoch, " is not held here for rank ", debtor));
+        }
+        return std::shared_ptr<const std::vector<BlockId>>(slots, &slots->blocks);
+      });
+  if (rank == 0) worker->gmanager_ = std::make_unique<GManager>(settings.gmanager);
+  return worker;
+}
+
+void Worker::Start() {
+  liveness_.Start(clock_->Now());
+  progress_thread_ = std::thread([this] { ProgressLoop(); });
+  service_thread_ = std::thread([this] { service_->Serve(); });
+  step_thread_ = std::thread([this] { StepLoop(); });
+  if (gmanager_ != nullptr) manager_thread_ = std::thread([this] { ManagerLoop(); });
+}
+
+absl::Status Worker::Join() {
+  if (step_thread_.joinable()) step_thread_.join();
+  if (manager_thread_.joinable()) manager_thread_.join();
+  service_->Stop();
+  if (service_thread_.joinable()) service_thread_.join();
+  transport_->Wake();
+  if (progress_thread_.joinable()) progress_thread_.join();
+  std::lock_guard lock(failure_mutex_);
+  return failure_;
+}
+
+void Worker::Fail(const absl::Status& why) {
+  {
+    std::lock_guard lock(failure_mutex_);
+    if (leaving_.load() || !failure_.ok())
+      return;  // the first failure is the cause; after Leave everyone may go
+    failure_ = why;
+  }
+  messages::ControlMessage message;
+  message.mutable_failed()->set_reason(std::string(why.message()));
+  for (int peer = 0; peer < transport_->size(); ++peer) {
+    if (peer != transport_->rank()) SendControl(peer, message).IgnoreError();
+  }
+  if (front_door_ != nullptr) front_door_->OnJobFailed(why);
+  client_->Abort(why);
+  SetLeaving();
+}
+
+void Worker::SetLeaving() {
+  leaving_.store(true);
+  step_inbox_.Notify();
+  manager_inbox_.Notify();
+  transport_->Wake();
+}
+
+absl::Status Worker::SendControl(int to, const messages::ControlMessage& message) {
+  messages::ControlMessage stamped = message;
+  stamped.set_incarnation(Value(settings_.incarnation));
+  return transport_->Send(to, ControlBytes(stamped));
+}
+
+void Worker::SendOutgoing(std::vector<Outgoing> outgoing) {
+  for (const Outgoing& o : outgoing)
+    transport_->Send(o.to, ControlBytes(o.message)).IgnoreError();  // a lost peer is reported by Poll
+}
+
+// ---------------------------------------------------------------- progress thread
+
+void Worker::ProgressLoop() {
+  while (!leaving_.load()) {
+    transport_->Poll(*this, std::min(kPollWait, settings_.heartbeat));
+    const absl::Time now = clock_->Now();
+    messages::ControlMessage ping;
+    ping.mutable_ping();
+    for (int peer : liveness_.PingsDue(now)) SendControl(peer, ping).IgnoreError();
+    if (const auto silent = liveness_.Silent(now)) {
+      Fail(absl::UnavailableError(absl::StrCat("rank ", *silent, " has been silent for more than ",
+                                               absl::FormatDuration(liveness_.dead_after()),
+                                               " (--dead-after)")));
+    }
+  }
+  transport_->Close(kCloseDeadline);
+}
+
+void Worker::OnMessage(int from, Message message) {
+  liveness_.Heard(from, clock_->Now());
+  switch (message.channel) {
+    case Channel::kQuery:
+      service_->Enqueue(from, std::move(message));
+      return;
+    case Channel::kState:
+      client_->OnMessage(from, std::move(message));
+      return;
+    case Channel::kKv:
+      // Writes carry a payload, their acks do not.
+      message.payload.empty() ? client_->OnMessage(from, std::move(message))
+                              : service_->Enqueue(from, std::move(message));
+      return;
+    case Channel::kControl: {
+      messages::ControlMessage control;
+      if (control.ParseFromString(message.payload)) HandleControl(from, std::move(control));
+      return;
+    }
+  }
+}
+
+void Worker::HandleControl(int from, messages::ControlMessage message) {
+  using Body = messages::ControlMessage;
+  switch (message.body_case()) {
+    case Body::kHeartbeat:
+    case Body::kMoveKvDone:
+      if (gmanager_ != nullptr) manager_inbox_.Put(from, std::move(message));
+      return;
+    case Body::kTokens:
+      if (front_door_ != nullptr) front_door_->OnTokens(from, message.tokens());
+      return;
+    case Body::kReport:
+      if (front_door_ != nullptr) front_door_->OnReport(from, message.report());
+      return;
+    case Body::kFailed:
+      Fail(absl::UnavailableError(message.failed().reason()));
+      return;
+    case Body::kLeave:
+      SetLeaving();
+      return;
+    case Body::kPing:
+    case Body::BODY_NOT_SET:
+      return;
+    default:
+      step_inbox_.Put(from, std::move(message));
+  }
+}
+
+void Worker::OnPeerDown(int peer, const absl::Status& why) {
+  client_->OnPeerDown(peer, why);
+  // Who was told to leave goes, in any order; this worker's own Leave may still be on its way.
+  if (leaving_.load() || (why.ok() && reported_.load())) return;
+  Fail(absl::UnavailableError(absl::StrCat(
+      "rank ", peer, " is lost: ", why.ok() ? "it left before the job was done" : why.message())));
+}
+
+// ---------------------------------------------------------------- step thread
+
+void Worker::StepLoop() {
+  absl::Duration wait = absl::ZeroDuration();
+  while (!leaving_.load()) {
+    for (Inbox::Item& item : step_inbox_.Take(wait)) {
+      const absl::Time now = clock_->Now();
+      if (item.second.has_submit()) {
+        absl::StatusOr<SequenceRequest> request = FromMessage(item.second.submit());
+        if (request.ok()) {
+          engine_->Submit(*std::move(request), now);
+        } else {
+          Fail(Annotate(request.status(), "request from the front door"));
+        }
+      } else if (item.second.has_drain()) {
+        draining_ = true;
+      } else {
+        rmanager_->Handle(item.first, item.second, now);
+      }
+    }
+    absl::Time now = clock_->Now();
+    rmanager_->Tick(now);
+    for (const RManager::Event& event : rmanager_->TakeEvents()) engine_->HandleEvent(event, now);
+    SendOutgoing(rmanager_->TakeOutgoing());
+    absl::StatusOr<StepReport> step = engine_->Step(now);
+    if (!step.ok()) {
+      Fail(Annotate(step.status(), absl::StrCat("step of rank ", transport_->rank())));
+      return;
+    }
+    if (step->rows > 0) {
+      report_.set_steps(report_.steps() + 1);
+      report_.set_remote_steps(report_.remote_steps() + (step->remote ? 1 : 0));
+      report_.set_busy_seconds(report_.busy_seconds() + step->seconds);
+    }
+    SendOutgoing(rmanager_->TakeOutgoing());
+    SendTokens();
+    now = clock_->Now();
+    if (draining_ && !reported_.load() && engine_->idle() && rmanager_->borrowed().empty() &&
+        rmanager_->counters().lent == 0)
+      SendReport();
+    wait = step->rows > 0 ? absl::ZeroDuration()
+                          : std::clamp(std::min(rmanager_->NextDeadline(), engine_->NextRetry()) - now,
+                                       absl::Milliseconds(1), kIdleWaitMax);
+  }
+}
+
+void Worker::SendTokens() {
+  std::vector<SequenceOutput> outputs = engine_->TakeOutputs();
+  if (outputs.empty()) return;
+  messages::ControlMessage message;
+  messages::TokenBatch& batch = *message.mutable_tokens();
+  for (const SequenceOutput& output : outputs) ToMessage(output, batch.add_events());
+  const uint64_t block_tokens = settings_.engine.block_tokens;
+  batch.set_kv_tokens_used(pool_->used_count() * block_tokens);
+  batch.set_kv_tokens_lent(rmanager_->counters().lent * block_tokens);
+  SendControl(0, message).IgnoreError();
+}
+
+void Worker::SendReport() {
+  reported_.store(true);
+  const uint64_t block_tokens = settings_.engine.block_tokens;
+  const RManager::Counters loans = rmanager_->counters();
+  report_.set_remote_tokens_attended(client_->attended_tokens());
+  report_.set_served_steps(service_->counters().steps);
+  const TrafficCounters traffic = transport_->counters();
+  for (uint64_t bytes : traffic.payload_bytes) report_.add_payload_bytes(bytes);
+  report_.set_framing_bytes(traffic.framing_bytes);
+  report_.set_kv_capacity(pool_->total_count() * block_tokens);
+  report_.set_kv_used_max(pool_->used_max() * block_tokens);
+  report_.set_kv_lent_max(loans.lent_max * block_tokens);
+  report_.set_kv_borrowed_max(loans.borrowed_max * block_tokens);
+  report_.set_loans_granted(loans.granted);
+  report_.set_loans_refused(loans.refused);
+  report_.set_loans_repaid(loans.repaid);
+  report_.set_loans_lost(loans.lost);
+  report_.set_preemptions(engine_->preemptions());
+  messages::ControlMessage message;
+  *message.mutable_report() = report_;
+  SendControl(0, message).IgnoreError();
+}
+
+absl::Status Worker::CheckInvariants() const { return engine_->CheckInvariants(); }
+
+// ---------------------------------------------------------------- manager thread
+
+void Worker::ManagerLoop() {
+  while (!leaving_.load()) {
+    const absl::Duration wait =
+        std::clamp(gmanager_->NextDeadline() - clock_->Now(), absl::Milliseconds(1), kIdleWaitMax);
+    for (Inbox::Item& item : manager_inbox_.Take(wait))
+      gmanager_->Handle(item.first, item.second, clock_->Now());
+    gmanager_->Tick(clock_->Now());
+    SendOutgoing(gmanager_->TakeOutgoing());
+  }
+}
+
+}  // namespace lombard

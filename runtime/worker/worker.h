@@ -1,0 +1,133 @@
+// One worker of a job: its threads, and the way of every message that reaches it.
+//
+//   progress thread  owns the transport; sorts messages, sends pings, never computes
+//   service thread   answers other ranks' queries and stores the KV they lend us to hold
+//   (distattn/remote_service.h) step thread      rmanager and engine: takes what came, decides, computes,
+//   commits manager thread   rank 0 only: gManager
+//
+// The front door (rank 0) is whoever implements FrontDoor; it is called on the progress thread and must not
+// block.
+//
+//   ASSIGN_OR_RETURN(auto worker, Worker::Create(options, model, tokenizer, transport, clock, &front_door));
+//   worker->Start();
+//   absl::Status end = worker->Join();    // after Leave arrived or the job failed; bounded teardown
+//
+// When a peer is lost, or this worker fails, everyone is told (JobFailed) and Join returns why: here a lost
+// rank ends the job.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "distattn/remote_client.h"
+#include "distattn/remote_service.h"
+#include "fabric/messages/control.pb.h"
+#include "fabric/transport.h"
+#include "gmanager/gmanager.h"
+#include "kvpool/kv_pool.h"
+#include "kvpool/kv_storage.h"
+#include "rmanager/rmanager.h"
+#include "runtime/engine/engine.h"
+#include "runtime/worker/inbox.h"
+#include "runtime/worker/liveness.h"
+
+namespace lombard {
+
+class FrontDoor {
+ public:
+  virtual ~FrontDoor() = default;
+  virtual void OnTokens(int rank, const messages::TokenBatch& batch) = 0;
+  virtual void OnReport(int rank, const messages::WorkerReport& report) = 0;
+  virtual void OnJobFailed(const absl::Status& why) = 0;
+};
+
+struct WorkerSettings {
+  EngineOptions engine;  // block_tokens, batch limits, context limit
+  Isa isa = Isa::kBase;
+  int threads = 1;  // of the step thread's loops
+  int service_threads = 1;
+  std::vector<uint32_t> kv_blocks;  // of every rank, [size]
+  Incarnation incarnation{1};
+  double reserve = 0.05, lent_max = 0.80;  // shares of a pool
+  GManagerOptions gmanager;                // rank 0's
+  absl::Duration heartbeat = absl::Milliseconds(100);
+  absl::Duration dead_after = absl::Seconds(10);      // a silent peer is lost
+  absl::Duration reply_deadline = absl::Seconds(60);  // of a query
+  bool compact_states = false;
+  bool poison = false;  // NaN into free and lent-away blocks
+};
+
+// Blocks that one request at home at `rank` can hold in all: the pool there and what the others may lend.
+uint32_t ReachableBlocks(const WorkerSettings& settings, int rank);
+
+class Worker final : public TransportHandler {
+ public:
+  // `model`, `tokenizer`, `transport`, `clock`, `front_door` (rank 0; may be null elsewhere) are not owned
+  // and outlive this.
+  static absl::StatusOr<std::unique_ptr<Worker>> Create(const WorkerSettings& settings, const Model* model,
+                                                        const Tokenizer* tokenizer, Transport* transport,
+                                                        const Clock* clock, FrontDoor* front_door);
+  ~Worker() override;
+
+  void Start();
+  // Blocks until the worker has left. OK: it was told to leave and did in good order.
+  absl::Status Join();
+  // Any thread: fails this worker, and with it the job.
+  void Fail(const absl::Status& why);
+  // Any thread. Messages of the front door to a worker (SubmitSequence, Drain, Leave).
+  absl::Status SendControl(int to, const messages::ControlMessage& message);
+
+  void OnMessage(int from, Message message) override;
+  void OnPeerDown(int peer, const absl::Status& why) override;
+
+  // After Join, for tests.
+  absl::Status CheckInvariants() const;
+  const RemoteService& service() const { return *service_; }
+
+ private:
+  Worker(const WorkerSettings& settings, Transport* transport, const Clock* clock, FrontDoor* front_door);
+  void SetLeaving();
+  void ProgressLoop();
+  void StepLoop();
+  void ManagerLoop();
+  void SendOutgoing(std::vector<Outgoing> outgoing);
+  void SendTokens();
+  void SendReport();
+  void HandleControl(int from, messages::ControlMessage message);
+
+  const WorkerSettings settings_;
+  Transport* const transport_;
+  const Clock* const clock_;
+  FrontDoor* const front_door_;
+
+  std::unique_ptr<KvStorage> storage_;
+  std::unique_ptr<KvPool> pool_;
+  std::unique_ptr<ThreadPool> threads_, service_threads_;
+  std::unique_ptr<RManager> rmanager_;
+  std::unique_ptr<RemoteClient> client_;
+  std::unique_ptr<RemoteService> service_;
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<GManager> gmanager_;
+  Liveness liveness_;  // progress thread only
+
+  Inbox step_inbox_, manager_inbox_;
+  std::thread progress_thread_, service_thread_, step_thread_, manager_thread_;
+  std::atomic<bool> leaving_{false};  // told to, or failed
+  std::mutex failure_mutex_;
+  absl::Status failure_;
+
+  // Step thread only.
+  messages::WorkerReport report_;
+  bool draining_ = false;
+  std::atomic<bool> reported_{false};  // written by the step thread
+};
+
+}  // namespace lombard
