@@ -1,7 +1,5 @@
 #include "fabric/loopback_transport.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <condition_variable>
 #include <deque>
@@ -9,15 +7,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "fabric/idle_yield.h"
 #include "fabric/message_checks.h"
 #include "fabric/traffic_meter.h"
 
 namespace lombard {
 namespace {
-
-// Turns of sched_yield before Poll blocks: a partner that answers at once is met without the cost of a futex
-// wake-up.
-constexpr int kYieldTurns = 32;
 
 struct Event {
   int from;
@@ -79,9 +74,8 @@ class LoopbackTransport final : public Transport {
   }
 
   void Poll(TransportHandler& handler, absl::Duration wait) override {
-    if (wait > absl::ZeroDuration()) {
-      for (int turn = 0; turn < kYieldTurns && !own_.pending.load(std::memory_order_acquire); ++turn)
-        sched_yield();
+    IdleYield idle;
+    while (wait > absl::ZeroDuration() && !own_.pending.load(std::memory_order_acquire) && idle.Again()) {
     }
     std::deque<Event> events;
     {

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/check.h"
+#include "fabric/process_watch.h"
 
 namespace lombard {
 namespace {
@@ -16,26 +17,27 @@ constexpr char kFormat[] = "lombard fabric 1";
 
 std::string MakeJobAddress(const UcxProfile& profile, absl::string_view worker_address) {
   return absl::StrCat(kFormat, ", UCX ", ucp_get_version_string(), ", profile ", profile.name, ", chunks ",
-                      profile.chunk_bytes, ", window ", profile.window_bytes, "\n", worker_address);
+                      profile.chunk_bytes, ", window ", profile.window_bytes, "\n", ProcessWatch::Self(),
+                      "\n", worker_address);
 }
 
-absl::StatusOr<std::vector<std::string>> CheckJobAddresses(int rank,
-                                                           const std::vector<std::string>& addresses) {
+absl::StatusOr<std::vector<RankAddress>> ReadJobAddresses(int rank,
+                                                          const std::vector<std::string>& addresses) {
   CHECK(rank >= 0 && rank < static_cast<int>(addresses.size()));
-  std::vector<std::string> out;
+  std::vector<RankAddress> out;
   const std::string own = addresses[rank].substr(0, addresses[rank].find('\n'));
   for (size_t i = 0; i < addresses.size(); ++i) {
-    const std::pair<std::string, std::string> parts = absl::StrSplit(addresses[i], absl::MaxSplits('\n', 1));
-    if (parts.second.empty()) {
+    const std::vector<std::string> parts = absl::StrSplit(addresses[i], absl::MaxSplits('\n', 2));
+    if (parts.size() != 3 || parts[2].empty()) {
       return absl::InvalidArgumentError(
           absl::StrCat("rank ", i, " gave no fabric address (", addresses[i].size(), " bytes)"));
     }
-    if (parts.first != own) {
+    if (parts[0] != own) {
       return absl::FailedPreconditionError(
-          absl::StrCat("rank ", i, " runs '", parts.first, "', rank ", rank, " runs '", own,
+          absl::StrCat("rank ", i, " runs '", parts[0], "', rank ", rank, " runs '", own,
                        "': start all ranks with the same build and the same --ucx-profile"));
     }
-    out.push_back(parts.second);
+    out.push_back({parts[1], parts[2]});
   }
   return out;
 }

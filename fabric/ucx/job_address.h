@@ -12,11 +12,17 @@
 
 namespace lombard {
 
+// What a rank gives.
 std::string MakeJobAddress(const UcxProfile& profile, absl::string_view worker_address);
-// The worker addresses by rank. kInvalidArgument: not made by MakeJobAddress. kFailedPrecondition: a rank
-// differs from `rank` in format, profile or UCX version.
-absl::StatusOr<std::vector<std::string>> CheckJobAddresses(int rank,
-                                                           const std::vector<std::string>& addresses);
+
+struct RankAddress {
+  std::string process;  // ProcessWatch::Self() there
+  std::string worker;   // for UCX
+};
+// By rank. kInvalidArgument: not made by MakeJobAddress. kFailedPrecondition: a rank differs from `rank` in
+// format, profile or UCX version.
+absl::StatusOr<std::vector<RankAddress>> ReadJobAddresses(int rank,
+                                                          const std::vector<std::string>& addresses);
 // The same at every rank, different for every job.
 uint32_t JobFingerprint(const std::vector<std::string>& addresses);
 

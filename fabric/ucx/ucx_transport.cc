@@ -12,7 +12,9 @@
 #include "absl/time/clock.h"
 #include "base/check.h"
 #include "base/status.h"
+#include "fabric/idle_yield.h"
 #include "fabric/message_checks.h"
+#include "fabric/process_watch.h"
 #include "fabric/traffic_meter.h"
 #include "fabric/ucx/job_address.h"
 #include "fabric/ucx/message_assembler.h"
@@ -23,14 +25,12 @@ namespace lombard {
 namespace {
 
 constexpr unsigned kActiveMessageId = 1;
-// Empty turns of progress and sched_yield before Poll arms the events and blocks: a partner that answers at
-// once is met in 2 to 10 us, a blocked wait costs 20 to 40 us, and yielding leaves the core to whoever has
-// work.
-constexpr int kYieldTurns = 64;
 // Progress calls in a row before other duties get their turn.
 constexpr int kProgressTurns = 64;
 // A lost endpoint is believed after this many turns in which more came in: its goodbye may be among them.
 constexpr int kLossTurns = 16;
+// How often ended processes are looked for while there is traffic; a waiting thread is told at once.
+constexpr absl::Duration kWatchInterval = absl::Milliseconds(5);
 // After Close's work is done or given up: time for closing the endpoints themselves.
 constexpr absl::Duration kEndpointCloseTime = absl::Milliseconds(200);
 
@@ -125,6 +125,8 @@ class UcxTransportImpl final : public UcxTransport {
   void Read(Peer& peer, const ChunkHeader& header, absl::string_view bytes);
   void AnswerReaders();
   void JudgeFailures(bool all_read);
+  void LookForEndedProcesses();
+  void Wait(absl::Duration wait);
   void Leave(Peer& peer, const absl::Status& why);
   void CloseEndpoint(Peer& peer);
   void ReapCloses();
@@ -152,6 +154,8 @@ class UcxTransportImpl final : public UcxTransport {
   std::deque<SendOp> send_ops_;
   std::vector<SendOp*> free_send_ops_;
   int ops_under_way_ = 0;
+  ProcessWatch watch_;
+  absl::Time watch_due_ = absl::InfinitePast();
   bool failures_pending_ = false;
 };
 
@@ -168,7 +172,7 @@ absl::Status UcxTransportImpl::Listen() {
 absl::Status UcxTransportImpl::Connect(int rank, const std::vector<std::string>& addresses) {
   CHECK(peers_.empty());
   CHECK(rank >= 0 && rank < static_cast<int>(addresses.size()));
-  ASSIGN_OR_RETURN(const std::vector<std::string> worker_addresses, CheckJobAddresses(rank, addresses));
+  ASSIGN_OR_RETURN(const std::vector<RankAddress> ranks, ReadJobAddresses(rank, addresses));
   rank_ = rank;
   job_ = JobFingerprint(addresses);
   for (int i = 0; i < static_cast<int>(addresses.size()); ++i)
@@ -178,13 +182,14 @@ absl::Status UcxTransportImpl::Connect(int rank, const std::vector<std::string>&
     ucp_ep_params_t param{};
     param.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
                        UCP_EP_PARAM_FIELD_ERR_HANDLER;
-    param.address = reinterpret_cast<const ucp_address_t*>(worker_addresses[peer->rank].data());
+    param.address = reinterpret_cast<const ucp_address_t*>(ranks[peer->rank].worker.data());
     param.err_mode = UCP_ERR_HANDLING_MODE_PEER;
     param.err_handler.cb = OnEndpointError;
     param.err_handler.arg = peer.get();
     RETURN_IF_ERROR(Annotate(UcxError(ucp_ep_create(worker_->get(), &param, &peer->endpoint),
                                       absl::StrCat("connecting to rank ", peer->rank)),
                              absl::StrCat("profile ", profile_.ToString())));
+    watch_.Add(peer->rank, ranks[peer->rank].process);
   }
   return absl::OkStatus();
 }
@@ -221,24 +226,22 @@ absl::Status UcxTransportImpl::Send(int to, Message message) {
 
 void UcxTransportImpl::Poll(TransportHandler& handler, absl::Duration wait) {
   if (closed_) return;  // written by this thread only
-  absl::Time deadline;
-  for (int empty_turns = 0;;) {
-    const bool moved = Turn();
+  absl::Time deadline = absl::InfiniteFuture();
+  for (IdleYield idle;;) {
+    if (Turn()) idle.Reset();
     if (Deliver(handler) || woken_.exchange(false) || wait <= absl::ZeroDuration()) return;
-    if (empty_turns == 0) deadline = absl::Now() + wait;
-    empty_turns = moved ? 1 : empty_turns + 1;
-    const absl::Duration left = deadline - absl::Now();
-    if (left <= absl::ZeroDuration()) return;
-    if (empty_turns <= kYieldTurns) {
-      sched_yield();
-    } else if (!failures_pending_) {
-      worker_->Wait(left, [this] { return outbox_filled_.load() || woken_.load(); });
+    const absl::Time now = absl::Now();
+    if (deadline == absl::InfiniteFuture()) deadline = now + wait;
+    if (now >= deadline) return;
+    if (!idle.Again() && !failures_pending_) {
+      Wait(deadline - now);
     }
   }
 }
 
 // Everything there is to do now, without waiting. False when there was nothing.
 bool UcxTransportImpl::Turn() {
+  LookForEndedProcesses();  // before reading, so that their last words are read before they are judged
   bool moved = TakeOutboxes();
   for (auto& peer : peers_) Pump(*peer);
   bool all_read = false;
@@ -412,6 +415,20 @@ void UcxTransportImpl::OnEndpointError(void* peer_pointer, ucp_ep_h, ucs_status_
   peer.owner->Fail(peer, UcxError(status, absl::StrCat("connection to rank ", peer.rank)));
 }
 
+void UcxTransportImpl::LookForEndedProcesses() {
+  const absl::Time now = absl::Now();
+  if (now < watch_due_) return;
+  watch_due_ = now + kWatchInterval;
+  for (const int rank : watch_.Ended()) {
+    Fail(*peers_[rank], absl::UnavailableError(absl::StrCat("the process of rank ", rank, " has ended")));
+  }
+}
+
+void UcxTransportImpl::Wait(absl::Duration wait) {
+  worker_->Wait(wait, watch_.fd(), [this] { return outbox_filled_.load() || woken_.load(); });
+  watch_due_ = absl::InfinitePast();
+}
+
 void UcxTransportImpl::JudgeFailures(bool all_read) {
   if (!failures_pending_) return;
   bool undecided = false;
@@ -487,14 +504,10 @@ void UcxTransportImpl::Close(absl::Duration wait) {
       return peer->rank == rank_ || peer->left || peer->goodbye_seen;
     });
   };
-  for (int empty_turns = 0; !all_done() && absl::Now() < deadline;) {
-    empty_turns = Turn() ? 0 : empty_turns + 1;
+  for (IdleYield idle; !all_done() && absl::Now() < deadline;) {
+    if (Turn()) idle.Reset();
     news_.clear();  // nobody listens any more
-    if (empty_turns <= kYieldTurns) {
-      sched_yield();
-    } else {
-      worker_->Wait(deadline - absl::Now(), [] { return false; });
-    }
+    if (!idle.Again()) Wait(deadline - absl::Now());
   }
   const absl::Time last = std::min(deadline, absl::Now() + kEndpointCloseTime);
   do {  // the answers to goodbyes leave

@@ -94,7 +94,7 @@ absl::StatusOr<std::string> UcxWorker::Address() const {
   return out;
 }
 
-void UcxWorker::Wait(absl::Duration wait, absl::FunctionRef<bool()> has_work) {
+void UcxWorker::Wait(absl::Duration wait, int other_fd, absl::FunctionRef<bool()> has_work) {
   // Announced before the last look at the work, while Wake looks at the announcement after the work was
   // written: one of the two sees the other.
   waiting_.store(true);
@@ -102,9 +102,9 @@ void UcxWorker::Wait(absl::Duration wait, absl::FunctionRef<bool()> has_work) {
   if (has_work()) return;
   const bool busy = ucp_worker_arm(worker_) != UCS_OK;
   if (busy) wait = std::min(wait, kBusyNap);
-  pollfd fds[2] = {{wake_fd_, POLLIN, 0}, {ucx_fd_, POLLIN, 0}};
+  pollfd fds[3] = {{wake_fd_, POLLIN, 0}, {other_fd, POLLIN, 0}, {ucx_fd_, POLLIN, 0}};
   const timespec timeout = absl::ToTimespec(std::clamp(wait, absl::ZeroDuration(), absl::Hours(1)));
-  if (ppoll(fds, busy ? 1 : 2, &timeout, nullptr) > 0 && fds[0].revents != 0) {
+  if (ppoll(fds, busy ? 2 : 3, &timeout, nullptr) > 0 && fds[0].revents != 0) {
     uint64_t count;
     [[maybe_unused]] const ssize_t got = read(wake_fd_, &count, sizeof(count));
   }

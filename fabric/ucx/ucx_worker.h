@@ -28,9 +28,9 @@ class UcxWorker {
   absl::StatusOr<std::string> Address() const;
   // One turn; false when there was nothing to do.
   bool Progress() { return ucp_worker_progress(worker_) != 0; }
-  // Blocks until UCX has something to do, Wake is called, or `wait` has passed; returns at once when
-  // has_work(), which may read what other threads write before they call Wake.
-  void Wait(absl::Duration wait, absl::FunctionRef<bool()> has_work);
+  // Blocks until UCX has something to do, `other_fd` (if not -1) is readable, Wake is called, or `wait` has
+  // passed; returns at once when has_work(), which may read what other threads write before they call Wake.
+  void Wait(absl::Duration wait, int other_fd, absl::FunctionRef<bool()> has_work);
   // Any thread. Cheap when nobody waits.
   void Wake();
 
