@@ -38,3 +38,25 @@ function(lombard_test)
   add_test(NAME ${arg_NAME} COMMAND ${arg_NAME} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
   set_tests_properties(${arg_NAME} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "${arg_LABELS}")
 endfunction()
+
+# lombard_mpi_test(NAME x RANKS 1 2 4 PROGRAM target [ARGS ...] [LOSES n] [TIMEOUT 60]): tests x.np1, x.np2, ... under mpirun, label mpi.
+# LOSES: that many ranks die on purpose; the others must record a good end (tests/mpi/survivors.sh).
+function(lombard_mpi_test)
+  cmake_parse_arguments(arg "" "NAME;PROGRAM;LOSES;TIMEOUT" "RANKS;ARGS" ${ARGN})
+  find_package(MPI REQUIRED COMPONENTS CXX)
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 60)
+  endif()
+  foreach(ranks IN LISTS arg_RANKS)
+    set(command ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks} --bind-to none $<TARGET_FILE:${arg_PROGRAM}> ${arg_ARGS})
+    if(arg_LOSES)
+      list(INSERT command 1 --enable-recovery)
+      math(EXPR survivors "${ranks} - ${arg_LOSES}")
+      list(PREPEND command ${PROJECT_SOURCE_DIR}/tests/mpi/survivors.sh ${survivors})
+    endif()
+    add_test(NAME ${arg_NAME}.np${ranks} COMMAND ${command} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+    # Root and more ranks than cores are ordinary on test machines and in containers.
+    set_tests_properties(${arg_NAME}.np${ranks} PROPERTIES LABELS mpi PROCESSORS ${ranks} TIMEOUT ${arg_TIMEOUT} ENVIRONMENT
+      "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMPI_MCA_rmaps_base_oversubscribe=1")
+  endforeach()
+endfunction()
