@@ -33,21 +33,24 @@ void ThreadPool::Run(int count, absl::FunctionRef<void(int)> body) {
   }
   {
     std::lock_guard lock(mutex_);
-    CHECK(!running_) << "ThreadPool::Run from two threads";
-    running_ = true;
+    CHECK(body_ == nullptr) << "ThreadPool::Run from two threads";
     body_ = &body;
     count_ = count;
     next_.store(0);
-    busy_.store(static_cast<int>(workers_.size()));
     generation_.fetch_add(1);
   }
   wake_.notify_all();
   for (int i; (i = next_.fetch_add(1)) < count;) body(i);
-  for (int yields = 0; busy_.load(std::memory_order_acquire) != 0 && yields < kYieldsBeforeBlocking; ++yields)
-    sched_yield();
+  // A thread that has not come by now has nothing to do and is not waited for: on a busy machine it may take
+  // long to be scheduled.
   std::unique_lock lock(mutex_);
-  done_.wait(lock, [this] { return busy_.load(std::memory_order_acquire) == 0; });
-  running_ = false;
+  body_ = nullptr;
+  for (int yields = 0; active_ != 0 && yields < kYieldsBeforeBlocking; ++yields) {
+    lock.unlock();
+    sched_yield();
+    lock.lock();
+  }
+  done_.wait(lock, [this] { return active_ == 0; });
 }
 
 void ThreadPool::Loop() {
@@ -57,21 +60,18 @@ void ThreadPool::Loop() {
          generation_.load(std::memory_order_acquire) == seen && yields < kYieldsBeforeBlocking; ++yields) {
       sched_yield();
     }
-    const absl::FunctionRef<void(int)>* body;
-    int count;
-    {
-      std::unique_lock lock(mutex_);
-      wake_.wait(lock, [&] { return generation_.load() != seen; });
-      if (stop_) return;
-      seen = generation_.load();
-      body = body_;
-      count = count_;
-    }
+    std::unique_lock lock(mutex_);
+    wake_.wait(lock, [&] { return generation_.load() != seen; });
+    if (stop_) return;
+    seen = generation_.load();
+    if (body_ == nullptr) continue;  // too late
+    const absl::FunctionRef<void(int)>* body = body_;
+    const int count = count_;
+    ++active_;
+    lock.unlock();
     for (int i; (i = next_.fetch_add(1)) < count;) (*body)(i);
-    if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-      std::lock_guard lock(mutex_);
-      done_.notify_one();
-    }
+    lock.lock();
+    if (--active_ == 0) done_.notify_one();
   }
 }
 

@@ -38,11 +38,12 @@ class ThreadPool {
   std::vector<std::thread> workers_;
   std::mutex mutex_;
   std::condition_variable wake_, done_;
-  const absl::FunctionRef<void(int)>* body_ = nullptr;
+  const absl::FunctionRef<void(int)>* body_ = nullptr;  // of the loop under way; null between loops
   int count_ = 0;
+  int active_ = 0;  // pool threads inside the loop
+  bool stop_ = false;
   std::atomic<uint64_t> generation_{0};
-  std::atomic<int> next_{0}, busy_{0};
-  bool running_ = false, stop_ = false;
+  std::atomic<int> next_{0};
 };
 
 }  // namespace lombard

@@ -3,6 +3,9 @@
 #include <cstdio>
 #include <iostream>
 
+#include <unistd.h>
+
+#include "runtime/cli/generate.h"
 #include "runtime/cli/model_commands.h"
 #include "runtime/cli/process_exit.h"
 #include "runtime/config/options.h"
@@ -39,9 +42,14 @@ int Run(const ModelTokenizeOptions& options) {
 }
 int Run(const DoctorOptions&) { return RunDoctor(std::cout); }
 
-template <typename Options>
-int Run(const Options&) {
-  return Conclude(absl::UnimplementedError("this command is not part of this build"));
+int Run(const GenerateOptions& options) {
+  const RunOutcome outcome = RunGenerate(options, LOMBARD_VERSION);
+  const int code = Conclude(outcome.status, outcome.speaks);
+  if (outcome.must_exit_hard) {
+    RecordExit(code);
+    _exit(code);  // finalizing MPI towards dead ranks hangs
+  }
+  return code;
 }
 
 int Main(int argc, char** argv) {
