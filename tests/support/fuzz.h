@@ -1,13 +1,32 @@
 // Runs a fuzz entry as an ordinary test: its corpus, and random mutations of it.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <random>
 #include <string>
 #include <vector>
 
 namespace lombard {
+
+// The files of tests/fuzz/corpus/`name`, in the order of their names.
+inline std::vector<std::string> FuzzCorpus(const std::string& name) {
+  std::vector<std::filesystem::path> paths;
+  for (const auto& entry : std::filesystem::directory_iterator("tests/fuzz/corpus/" + name)) {
+    paths.push_back(entry.path());
+  }
+  std::sort(paths.begin(), paths.end());
+  std::vector<std::string> texts;
+  for (const auto& path : paths) {
+    std::ifstream file(path, std::ios::binary);
+    texts.emplace_back(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
+  }
+  return texts;
+}
 
 // Random edits of `text`: bytes changed, inserted, removed, pieces copied, the end cut off.
 inline std::string Mutate(std::string text, std::mt19937_64& rng) {

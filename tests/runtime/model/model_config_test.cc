@@ -1,10 +1,11 @@
 #include "runtime/model/model_config.h"
 
-#include <random>
-
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/runtime/model/checkpoint_files.h"
+#include "tests/support/fuzz.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
 
 namespace lombard {
 namespace {
@@ -187,37 +188,12 @@ TEST(ModelConfig, ADirectoryWithoutConfigIsNotFound) {
   EXPECT_THAT(std::string(config.status().message()), HasSubstr("generation_config.json"));
 }
 
-// Any damage gives a config whose sizes are within bounds, or an error; never a crash.
-TEST(ModelConfig, RandomMutationsNeverCrash) {
-  std::mt19937 rng(7);
-  const std::string good =
-      ConfigOf("Qwen2ForCausalLM", "qwen2", R"("use_sliding_window": true, "sliding_window": 16,
-      "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}, "layer_types": null)");
-  int accepted = 0;
-  for (int round = 0; round < 4000; ++round) {
-    std::string text = good;
-    for (int n = 1 + rng() % 3; n > 0; --n) {
-      const size_t at = rng() % text.size();
-      switch (rng() % 3) {
-        case 0:
-          text[at] = static_cast<char>(rng() % 128);
-          break;
-        case 1:
-          text.erase(at, rng() % 8);
-          break;
-        default:
-          text.insert(at, text.substr(rng() % text.size(), rng() % 12));
-      }
-    }
-    const auto config = ParseModelConfig(text, "");
-    if (!config.ok()) continue;
-    ++accepted;
-    ASSERT_EQ(config->layer_windows.size(), config->layers) << "seed 7, round " << round << "\n" << text;
-    ASSERT_EQ(config->rope.inv_freq.size(), config->head_dim / 2) << "seed 7, round " << round << "\n"
-                                                                  << text;
-    ASSERT_GT(config->KvBytesPerToken(DType::kF32), 0) << "seed 7, round " << round << "\n" << text;
-  }
-  EXPECT_GT(accepted, 0);
+TEST(ModelConfig, SurvivesItsFuzzCorpusAndMutations) {
+  constexpr uint64_t kSeed = 7;
+  SCOPED_TRACE(absl::StrCat("seed ", kSeed));
+  const auto corpus = FuzzCorpus("model_config");
+  ASSERT_GE(corpus.size(), 5u);
+  RunFuzzCorpus(LLVMFuzzerTestOneInput, corpus, 1500, kSeed);
 }
 
 }  // namespace
