@@ -40,6 +40,9 @@ struct EngineOptions {
   uint32_t max_model_len = 0;        // tokens
   uint32_t cluster_blocks = 0;       // what one sequence can hold: this pool and what the others may lend
   uint32_t decode_move_tokens = 16;  // of planner's moves, per step
+  // How long a request that fits this pool waits for moves before it borrows itself; a guess: two plan
+  // periods.
+  absl::Duration borrow_patience = absl::Milliseconds(400);
   bool lending = true;
   bool poison_freed = false;  // NaN into local blocks that were lent away (tests)
   InstanceId self{};
@@ -85,7 +88,8 @@ class Engine {
   absl::Status FlipStoredBlocks();
   void Admit(absl::Time now);
   bool TryAdmit(Sequence& sequence, absl::Time now);
-  void Block(Sequence& sequence, uint32_t blocks, absl::Time now);
+  uint32_t BlocksOfYoungerThanClaim() const;                        // that they hold here
+  bool Block(Sequence& sequence, uint32_t blocks, absl::Time now);  // notes what it lacks; false
   // How many of the `wanted` next tokens have room now; finds more room where it can. 0: blocked.
   uint32_t MakeRoom(Sequence& sequence, uint32_t wanted, absl::Time now);
   bool PreemptYoungerThan(const Sequence& sequence, absl::Time now);

@@ -54,8 +54,7 @@ void Engine::EndMove(Sequence& s) {
 void Engine::Admit(absl::Time now) {
   for (size_t i = 0; i < waiting_.size();) {
     Sequence& s = *waiting_[i];
-    if (running_.size() >= options_.max_batch_size || now < s.retry_at || !rmanager_->MayAdmit(s.id()) ||
-        !TryAdmit(s, now)) {
+    if (running_.size() >= options_.max_batch_size || now < s.retry_at || !TryAdmit(s, now)) {
       ++i;
       continue;
     }
@@ -66,35 +65,46 @@ void Engine::Admit(absl::Time now) {
   }
 }
 
+uint32_t Engine::BlocksOfYoungerThanClaim() const {
+  const std::optional<ClusterFacts::Claim>& claim = rmanager_->view().claim;
+  uint32_t blocks = 0;
+  for (const SequencePtr& s : running_) {
+    if (claim.has_value() && claim->request < s->id())
+      blocks += static_cast<uint32_t>(s->table.AllLocal().size());
+  }
+  return blocks;
+}
+
 bool Engine::TryAdmit(Sequence& s, absl::Time now) {
   const uint64_t tokens = std::min<uint64_t>(s.tokens.size() + options_.headroom_tokens, s.tokens_max());
   const uint32_t need = BlocksFor(tokens), free = pool_->free_count();
-  const uint32_t lendable = options_.lending ? ClusterLendable() : 0;
-  if (need > free && (free == 0 || need - free > lendable)) {
-    Block(s, need, now);
-    return false;
-  }
-  uint32_t local = need;
-  if (need > free) {
-    const uint32_t could_keep = std::min(pool_->total_count() / kShortRequestShare, lendable - (need - free));
-    local = std::max<uint32_t>(1, free - std::min(could_keep, free - 1));
-  }
-  s.table.AddSpare(*pool_->Allocate(local));
-  if (local == need) {
+  if (need <= free) {
+    if (!rmanager_->MayAdmitLocally(s.id(), need, BlocksOfYoungerThanClaim())) return Block(s, need, now);
+    s.table.AddSpare(*pool_->Allocate(need));
     s.phase = SequencePhase::kRunning;
     s.blocked_since.reset();
-  } else {
-    s.phase = SequencePhase::kBorrowing;
-    s.ticket = rmanager_->Borrow(s.id(), need - local, Purpose::kAdmission, now);
-    s.blocked_need = need;
+    return true;
   }
+  // What would fit at home waits a little for the planner to move something longer away, then borrows itself.
+  const bool patient =
+      need <= pool_->total_count() && now < s.blocked_since.value_or(now) + options_.borrow_patience;
+  const uint32_t lendable = options_.lending ? ClusterLendable() : 0;
+  if (patient || free == 0 || need - free > lendable || !rmanager_->MayAdmit(s.id()))
+    return Block(s, need, now);
+  const uint32_t could_keep = std::min(pool_->total_count() / kShortRequestShare, lendable - (need - free));
+  const uint32_t local = std::max<uint32_t>(1, free - std::min(could_keep, free - 1));
+  s.table.AddSpare(*pool_->Allocate(local));
+  s.phase = SequencePhase::kBorrowing;
+  s.ticket = rmanager_->Borrow(s.id(), need - local, Purpose::kAdmission, now);
+  s.blocked_need = need;
   return true;
 }
 
-void Engine::Block(Sequence& s, uint32_t blocks, absl::Time now) {
+bool Engine::Block(Sequence& s, uint32_t blocks, absl::Time now) {
   if (!s.blocked_since.has_value()) s.blocked_since = now;
   s.blocked_need = blocks;
   s.retry_at = std::max(s.retry_at, now + kRetryAfter);
+  return false;
 }
 
 uint32_t Engine::ClusterLendable() const {

@@ -107,7 +107,14 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerSettings& set
         }
         return std::shared_ptr<const std::vector<BlockId>>(slots, &slots->blocks);
       });
-  if (rank == 0) worker->gmanager_ = std::make_unique<GManager>(settings.gmanager);
+  if (rank == 0) {
+    GManagerOptions gmanager = settings.gmanager;
+    const double row = static_cast<double>(config.q_heads) * config.head_dim;
+    gmanager.cost.layers = static_cast<uint32_t>(config.layers);
+    gmanager.cost.wire = {.query_bytes = row * DTypeBytes(config.dtype),
+                          .state_bytes = row * 4 + config.q_heads * 8};
+    worker->gmanager_ = std::make_unique<GManager>(gmanager);
+  }
   return worker;
 }
 

@@ -91,6 +91,7 @@ class Worker final : public TransportHandler {
   // After Join, for tests.
   absl::Status CheckInvariants() const;
   const RemoteService& service() const { return *service_; }
+  const GManager* gmanager() const { return gmanager_.get(); }  // rank 0's; null elsewhere
 
  private:
   Worker(const WorkerSettings& settings, Transport* transport, const Clock* clock, FrontDoor* front_door);

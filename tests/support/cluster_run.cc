@@ -46,6 +46,7 @@ absl::StatusOr<ClusterRun> RunOnCluster(const WorkerSettings& settings, const Mo
   }
   ASSIGN_OR_RETURN(run.reports, cluster->job().End(absl::Seconds(20)));
   RETURN_IF_ERROR(cluster->Join());
+  run.manager = cluster->worker(0).gmanager()->counters();
   for (size_t rank = 0; rank < settings.kv_blocks.size(); ++rank) {
     run.invariants.Update(cluster->worker(static_cast<int>(rank)).CheckInvariants());
     run.services.push_back(cluster->worker(static_cast<int>(rank)).service().counters());

@@ -18,7 +18,8 @@ struct ClusterRun {
   std::vector<SequenceResult> results;            // in the order of the sequences
   std::vector<messages::WorkerReport> reports;    // by rank
   std::vector<RemoteService::Counters> services;  // by rank
-  absl::Status invariants;                        // of every worker, after the end
+  GManager::Counters manager;
+  absl::Status invariants;  // of every worker, after the end
 };
 
 // Greedy, never stopped by an eos.

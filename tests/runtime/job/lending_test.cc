@@ -191,5 +191,30 @@ TEST_F(LendingTest, WithoutLendingMemoryPressurePreemptsTheYoungestAndLosesNothi
   EXPECT_GT(run.reports[0].preemptions(), 0u);
 }
 
+TEST_F(LendingTest, ThePlannerMovesALongRequestAwayFromWaitingShortOnesWhileItDecodes) {
+  WorkerSettings settings = TestSettings(*model_, {75, 300}, 16);
+  settings.engine.borrow_patience = absl::Seconds(60);  // the short ones wait for the planner
+  settings.gmanager.plan_period = absl::Milliseconds(10);
+  settings.gmanager.plan.block_tokens = 16;
+  settings.gmanager.plan.theta_batch = 16;  // below this many an instance is memory-starved
+  const std::vector<int32_t> prompt(goldens_[6].prompt.begin(), goldens_[6].prompt.begin() + 1000);
+  const TestSequence longest = {.prompt = prompt, .sampling = Greedy(600), .home = InstanceId{0}};
+  std::vector<TestSequence> sequences = {longest};
+  for (int i = 0; i < 12; ++i) {
+    sequences.push_back({.prompt = goldens_[4].prompt, .sampling = Greedy(64), .home = InstanceId{0}});
+  }
+  const ClusterRun run = Run(settings, sequences);
+  const ClusterRun alone = Run(TestSettings(*model_, {200}, 16), {longest});
+  // Equal up to a near tie, which 600 tokens may hold; the log-probabilities before it must agree.
+  for (size_t t = 0; t < 600 && run.results[0].token_ids[t] == alone.results[0].token_ids[t]; ++t) {
+    ASSERT_NEAR(run.results[0].logprobs[t], alone.results[0].logprobs[t], 1e-3) << "token " << t;
+  }
+  EXPECT_EQ(run.results[0].token_ids.size(), 600u);
+  for (int i = 1; i <= 12; ++i) ExpectGolden(goldens_[4], run.results[i].token_ids, "beside");
+  EXPECT_GT(run.manager.moves_sent, 0u);
+  EXPECT_GT(run.manager.blocks_moved, 0u);
+  EXPECT_GT(run.reports[0].remote_steps(), 0u);
+}
+
 }  // namespace
 }  // namespace lombard
