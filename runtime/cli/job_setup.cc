@@ -95,6 +95,10 @@ absl::StatusOr<WorkerSettings> ResolveSettings(const WorkerOptions& options, con
                                                const ModelConfig& model, const RankPlace& place) {
   WorkerSettings settings;
   const Policy policy = options.policy.value_or(cluster.lending.policy);
+  if (policy == Policy::kStatic || policy == Policy::kLombard) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("policy '", PolicyName(policy), "' is not in this version; it knows none and greedy"));
+  }
   settings.isa = DetectIsa();
   if (!options.isa.empty()) {
     ASSIGN_OR_RETURN(settings.isa, ParseIsa(options.isa));

@@ -75,7 +75,9 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerSettings& set
                                                                  .incarnation = settings.incarnation,
                                                                  .reserve = settings.reserve,
                                                                  .lent_max = settings.lent_max,
-                                                                 .heartbeat_period = settings.heartbeat},
+                                                                 .heartbeat_period = settings.heartbeat,
+                                                                 .lease = 3 * settings.reply_deadline,
+                                                                 .reply_deadline = settings.reply_deadline},
                                                  worker->pool_.get());
   Worker* self = worker.get();
   worker->client_ = std::make_unique<RemoteClient>(

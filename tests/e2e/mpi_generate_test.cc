@@ -130,5 +130,28 @@ TEST(MpiGenerate, ADeadRankEndsTheJobWithinSecondsWithAMessageAndAStatus) {
   std::filesystem::remove_all(folder);
 }
 
+TEST(MpiGenerate, AStoppedRankIsFoundByItsSilence) {
+  const std::string folder = NewFolder();
+  WriteAll(folder + "/in.jsonl", "{\"prompt\": [549, 5, 6], \"max_tokens\": 3900, \"ignore_eos\": true}\n");
+  pid_t stopped = 0;
+  std::thread stopper([&] {
+    for (int i = 0; i < 400 && (stopped = PidOfRank(2, folder)) == 0; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(25));
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(700));
+    if (stopped != 0) kill(stopped, SIGSTOP);
+  });
+  // A rank that does not even hear that the job is over is ended by launch/run after the grace.
+  const ProgramResult program = RunProgram(
+      {"launch/run", "-n", "3", "--grace", "3", "generate", "--model", "tests/data/tiny", "--input",
+       folder + "/in.jsonl", "--output", folder + "/out.jsonl", "--kv-tokens", "2048", "--dead-after", "2s"},
+      "", {{"LOMBARD_BINARY", LOMBARD_BINARY}, {"LOMBARD_RUN_DIR", folder + "/run"}});
+  stopper.join();
+  if (stopped != 0) kill(stopped, SIGKILL);
+  EXPECT_NE(program.code, 0);
+  EXPECT_THAT(program.err, testing::HasSubstr("rank 2 has been silent for more than 2s")) << program.out;
+  std::filesystem::remove_all(folder);
+}
+
 }  // namespace
 }  // namespace lombard

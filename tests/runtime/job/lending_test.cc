@@ -216,5 +216,28 @@ TEST_F(LendingTest, ThePlannerMovesALongRequestAwayFromWaitingShortOnesWhileItDe
   EXPECT_GT(run.reports[0].remote_steps(), 0u);
 }
 
+TEST_F(LendingTest, BlocksBehindTheWindowAreReleasedWhereverTheyLie) {
+  // Random weights of 96 tokens, window 24 in every layer; the tokenizer only has to spell the ids.
+  const auto model = Model::Load(TestPath("tests/data/architectures/mistral-window-d32"));
+  ASSERT_TRUE(model.ok()) << model.status();
+  std::vector<int32_t> prompt;
+  for (int i = 0; i < 120; ++i) prompt.push_back(3 + (i * 37) % 90);
+  const auto run = [&](std::vector<uint32_t> kv_blocks) {
+    WorkerSettings settings = TestSettings(**model, std::move(kv_blocks), 4);
+    settings.engine.headroom_tokens = 8;
+    auto result = RunOnCluster(settings, **model, *tokenizer_,
+                               {{.prompt = prompt, .sampling = Greedy(100), .home = InstanceId{0}}});
+    EXPECT_TRUE(result.ok()) << result.status();
+    EXPECT_TRUE(result->invariants.ok()) << result->invariants;
+    return *std::move(result);
+  };
+  const ClusterRun alone = run({55}), split = run({12, 40, 40});
+  EXPECT_GT(split.reports[0].remote_steps(), 0u);
+  EXPECT_EQ(split.results[0].token_ids, alone.results[0].token_ids);
+  // 220 tokens are 55 blocks; the window needs 7. What was reserved for the prompt is the most that was ever
+  // held.
+  EXPECT_LE(alone.reports[0].kv_used_max(), 4u * 33);
+}
+
 }  // namespace
 }  // namespace lombard
