@@ -16,35 +16,38 @@ constexpr char kTiny[] = "tests/data/tiny";
 constexpr double kFp32Bound = 0.001, kBf16Bound = 0.15;  // see docs: equal until a step whose gap is below
 
 struct Checkpoint {
-  const char *model, *goldens;
+  const char *name, *model, *goldens;
   double bound;
 };
 
-TEST(Generate, GivesTheGoldenTokensAloneAndOnUnevenBudgetsInProcess) {
-  for (const Checkpoint& c :
-       {Checkpoint{kTiny, "tests/data/tiny-golden.json", kFp32Bound},
-        Checkpoint{"tests/data/tiny-bf16", "tests/data/tiny-bf16-golden.json", kBf16Bound},
-        Checkpoint{"../shared/data/models/stories260K-hf", "../shared/data/models/stories260K-golden.json",
-                   kFp32Bound},
-        Checkpoint{"../shared/data/models/stories260K-hf",
-                   "../shared/data/models/stories260K-golden-batch64.jsonl", kFp32Bound},
-        Checkpoint{"../shared/data/models/stories260K-hf-bf16-sharded",
-                   "../shared/data/models/stories260K-bf16-golden.json", kBf16Bound}}) {
-    const std::vector<GoldenCase> goldens = ReadGoldens(c.goldens);
-    if (goldens.empty()) {
-      std::cout << "[  SKIPPED ] " << c.goldens << " is not there" << std::endl;
-      continue;
-    }
-    for (const std::vector<std::string>& args :
-         {std::vector<std::string>{"--kv-tokens", "8192"},
-          {"--kv-tokens", "8192", "--isa", "base"},
-          {"--in-process", "4", "--kv-tokens", "320,640,960,320", "--block-tokens", "16"}}) {
-      const GenerateRun run = RunGenerateProgram(0, c.model, GoldenInput(goldens), args);
-      EXPECT_EQ(GoldenMismatches(goldens, run, c.bound), "")
-          << c.goldens << " with " << testing::PrintToString(args);
-    }
+class GenerateGoldens : public testing::TestWithParam<Checkpoint> {};
+
+TEST_P(GenerateGoldens, AreGivenAloneAndOnUnevenBudgetsInProcess) {
+  const Checkpoint& c = GetParam();
+  const std::vector<GoldenCase> goldens = ReadGoldens(c.goldens);
+  if (goldens.empty()) GTEST_SKIP() << c.goldens << " is not there";
+  for (const std::vector<std::string>& args :
+       {std::vector<std::string>{"--kv-tokens", "8192"},
+        {"--kv-tokens", "8192", "--isa", "base"},
+        {"--in-process", "4", "--kv-tokens", "320,640,960,320", "--block-tokens", "16"}}) {
+    const GenerateRun run = RunGenerateProgram(0, c.model, GoldenInput(goldens), args);
+    EXPECT_EQ(GoldenMismatches(goldens, run, c.bound), "")
+        << c.goldens << " with " << testing::PrintToString(args);
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(
+    All, GenerateGoldens,
+    testing::Values(Checkpoint{"tiny", kTiny, "tests/data/tiny-golden.json", kFp32Bound},
+                    Checkpoint{"tiny_bf16", "tests/data/tiny-bf16", "tests/data/tiny-bf16-golden.json",
+                               kBf16Bound},
+                    Checkpoint{"stories260K", "../shared/data/models/stories260K-hf",
+                               "../shared/data/models/stories260K-golden.json", kFp32Bound},
+                    Checkpoint{"stories260K_batch64", "../shared/data/models/stories260K-hf",
+                               "../shared/data/models/stories260K-golden-batch64.jsonl", kFp32Bound},
+                    Checkpoint{"stories260K_bf16", "../shared/data/models/stories260K-hf-bf16-sharded",
+                               "../shared/data/models/stories260K-bf16-golden.json", kBf16Bound}),
+    [](const auto& info) { return info.param.name; });
 
 TEST(Generate, TheWrongLineOfAFileIsReportedInItsPlaceAndTheOthersAreAnswered) {
   const std::string good = R"({"prompt": [549, 5], "max_tokens": 3})";
