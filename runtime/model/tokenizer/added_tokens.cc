@@ -49,8 +49,10 @@ std::optional<StringSet::Match> StringSet::LongestAt(absl::string_view text, siz
 AddedTokens::AddedTokens(std::vector<AddedToken> tokens, const Normalizer* normalizer)
     : tokens_(std::move(tokens)) {
   for (size_t i = 0; i < tokens_.size(); ++i) {
-    const AddedToken& token = tokens_[i];
+    AddedToken& token = tokens_[i];
     const int32_t index = static_cast<int32_t>(i);
+    token.spelling =
+        token.normalized && normalizer != nullptr ? normalizer->Apply(token.content) : token.content;
     by_id_[token.id] = index;
     by_content_[token.content] = index;
   }
@@ -58,11 +60,7 @@ AddedTokens::AddedTokens(std::vector<AddedToken> tokens, const Normalizer* norma
     const AddedToken& token = tokens_[i];
     const int32_t index = static_cast<int32_t>(i);
     if (by_content_[token.content] != index) continue;
-    if (!token.normalized) {
-      raw_.Add(token.content, index);
-    } else {
-      normalized_.Add(normalizer == nullptr ? token.content : normalizer->Apply(token.content), index);
-    }
+    (token.normalized ? normalized_ : raw_).Add(token.spelling, index);
   }
 }
 

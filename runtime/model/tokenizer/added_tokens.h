@@ -16,6 +16,7 @@ namespace lombard::tokenization {
 
 struct AddedToken {
   std::string content;
+  std::string spelling;  // What decoding starts from: the normalized content of a normalized token.
   int32_t id = 0;
   bool single_word = false;  // Only between non-word characters.
   bool lstrip = false;       // Takes the whitespace before it along.

@@ -259,7 +259,8 @@ void BpeModel::Encode(absl::string_view piece, WordCache* cache, std::vector<int
       encode(piece.substr(begin, at - begin));
       begin = at;
     }
-    previous = c.value;
+    // A character that leaves no symbol does not keep its neighbours apart.
+    if (unknown_id_.has_value() || SymbolOf(c.value) >= 0) previous = c.value;
     at += c.bytes;
   }
   encode(piece.substr(begin));

@@ -13,7 +13,7 @@ namespace {
 
 // Backtracking steps for one match, and memory for the interpreter and the JIT stack. Tokenizer patterns stay
 // far below; the limits keep a hostile pattern from taking the process with it. Guesses, not tuned.
-constexpr uint32_t kMatchLimit = 1'000'000;
+constexpr uint32_t kMatchLimit = 100'000'000;
 constexpr uint32_t kHeapLimitKib = 64 * 1024;
 constexpr size_t kJitStackMin = 32 * 1024;
 constexpr size_t kJitStackMax = 1024 * 1024;

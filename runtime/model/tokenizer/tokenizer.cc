@@ -46,7 +46,7 @@ void ForEachToken(const TokenizerParts& parts, absl::Span<const int32_t> ids, bo
                   Consumer consume) {
   for (const int32_t id : ids) {
     if (const AddedToken* token = parts.added_tokens.ById(id); token != nullptr) {
-      if (!(skip_special_tokens && token->special)) consume(absl::string_view(token->content));
+      if (!(skip_special_tokens && token->special)) consume(absl::string_view(token->spelling));
     } else if (id >= 0 && id < static_cast<int32_t>(parts.model.tokens().size()) &&
                !parts.model.tokens()[id].empty()) {
       consume(absl::string_view(parts.model.tokens()[id]));

@@ -1,6 +1,7 @@
 #include "runtime/model/tokenizer/word_merge.h"
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 #include <queue>
 #include <utility>
@@ -16,20 +17,10 @@ Merge Lookup(const MergeTable& merges, int32_t left, int32_t right) {
   return merge == nullptr ? kNoMerge : *merge;
 }
 
-// A pair that could be merged when it was queued; stale once either symbol has changed.
-struct Candidate {
-  uint32_t rank;
-  uint32_t at;
-  int32_t left, right, joined;
-  // Of a max-heap: lower rank first, then further left.
-  friend bool operator<(const Candidate& a, const Candidate& b) {
-    return a.rank != b.rank ? a.rank > b.rank : a.at > b.at;
-  }
-};
-
 struct Symbol {
   int32_t id;  // -1 once merged into the symbol before it.
   uint32_t previous, next;
+  Merge merge;  // With the next symbol; kNoMerge where there is none.
 };
 constexpr uint32_t kEnd = std::numeric_limits<uint32_t>::max();
 
@@ -61,35 +52,37 @@ void MergeWordByScan(const MergeTable& merges, std::vector<int32_t>* ids) {
 void MergeWordByQueue(const MergeTable& merges, std::vector<int32_t>* ids) {
   const uint32_t count = static_cast<uint32_t>(ids->size());
   std::vector<Symbol> symbols(count);
+  // Queued pairs as rank and place in one number, so that the smallest is the one to merge. Stale once the
+  // pair at that place has another rank, which any change of its symbols gives it: a rank belongs to one
+  // pair.
+  std::vector<uint64_t> first;
+  first.reserve(count);
+  const auto key_at = [&](uint32_t at) { return static_cast<uint64_t>(symbols[at].merge.rank) << 32 | at; };
   for (uint32_t i = 0; i < count; ++i) {
-    symbols[i] = {(*ids)[i], i == 0 ? kEnd : i - 1, i + 1 == count ? kEnd : i + 1};
+    const Merge merge = i + 1 < count ? Lookup(merges, (*ids)[i], (*ids)[i + 1]) : kNoMerge;
+    symbols[i] = {(*ids)[i], i == 0 ? kEnd : i - 1, i + 1 == count ? kEnd : i + 1, merge};
+    if (merge.rank != kNoRank) first.push_back(key_at(i));
   }
-  const auto candidate_at = [&](uint32_t at, Candidate* out) {
-    const int32_t left = symbols[at].id, right = symbols[symbols[at].next].id;
-    const Merge merge = Lookup(merges, left, right);
-    *out = {merge.rank, at, left, right, merge.id};
-    return merge.rank != kNoRank;
+  std::priority_queue<uint64_t, std::vector<uint64_t>, std::greater<uint64_t>> queue({}, std::move(first));
+  const auto update = [&](uint32_t at) {
+    Symbol& symbol = symbols[at];
+    symbol.merge = symbol.next == kEnd ? kNoMerge : Lookup(merges, symbol.id, symbols[symbol.next].id);
+    if (symbol.merge.rank != kNoRank) queue.push(key_at(at));
   };
-  std::vector<Candidate> first;
-  Candidate candidate;
-  for (uint32_t i = 0; i + 1 < count; ++i) {
-    if (candidate_at(i, &candidate)) first.push_back(candidate);
-  }
-  std::priority_queue<Candidate> queue(std::less<Candidate>(), std::move(first));
   while (!queue.empty()) {
-    const Candidate top = queue.top();
+    const uint64_t top = queue.top();
     queue.pop();
-    Symbol& left = symbols[top.at];
-    if (left.id != top.left || left.next == kEnd || symbols[left.next].id != top.right) continue;
+    const uint32_t at = static_cast<uint32_t>(top);
+    Symbol& left = symbols[at];
+    if (left.merge.rank != top >> 32) continue;
     Symbol& right = symbols[left.next];
-    left.id = top.joined;
+    left.id = left.merge.id;
     left.next = right.next;
     right.id = -1;
-    if (left.next != kEnd) {
-      symbols[left.next].previous = top.at;
-      if (candidate_at(top.at, &candidate)) queue.push(candidate);
-    }
-    if (left.previous != kEnd && candidate_at(left.previous, &candidate)) queue.push(candidate);
+    right.merge = kNoMerge;
+    if (left.next != kEnd) symbols[left.next].previous = at;
+    update(at);
+    if (left.previous != kEnd) update(left.previous);
   }
   ids->clear();
   for (const Symbol& symbol : symbols) {
