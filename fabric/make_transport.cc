@@ -9,7 +9,8 @@
 
 namespace lombard {
 
-absl::StatusOr<std::unique_ptr<Transport>> MakeUcxTransport(Bootstrap& bootstrap, const UcxOptions& options) {
+absl::StatusOr<std::unique_ptr<Transport>> MakeUcxTransport(Bootstrap& bootstrap,
+                                                            [[maybe_unused]] const UcxOptions& options) {
   const JobLayout layout = bootstrap.layout();
   if (layout.size == 1) return std::move(MakeLoopbackTransports(1)[0]);
 #if LOMBARD_UCX

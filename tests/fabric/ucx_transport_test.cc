@@ -8,13 +8,6 @@
 #include "absl/time/clock.h"
 #include "tests/fabric/transport_ladder.h"
 
-#if defined(__SANITIZE_THREAD__)
-#define SKIP_UNDER_TSAN() \
-  GTEST_SKIP() << "UCX is not built for the thread sanitizer and would drown its report"
-#else
-#define SKIP_UNDER_TSAN() static_cast<void>(0)
-#endif
-
 namespace lombard {
 namespace {
 
@@ -65,7 +58,6 @@ constexpr Variant kVariants[] = {{"Shm", "tcp+shm", "self,posix,sysv"},
 class UcxLadder : public testing::TestWithParam<std::tuple<Variant, int, test::Rung>> {};
 
 TEST_P(UcxLadder, Holds) {
-  SKIP_UNDER_TSAN();
   const auto& [variant, size, rung] = GetParam();
   const auto transports = MakeConnected(MakeProfile(variant), size);
   test::OnThreads(Raw(transports), rung.climb);
@@ -84,7 +76,6 @@ INSTANTIATE_TEST_SUITE_P(, UcxFaults, testing::ValuesIn(kVariants),
                          [](const auto& info) { return info.param.name; });
 
 TEST_P(UcxFaults, WhatIsUnderWayToAPeerThatDoesNotReadStaysInTheWindow) {
-  SKIP_UNDER_TSAN();
   const UcxProfile profile = MakeProfile(GetParam());
   const auto transports = MakeConnected(profile, 2);
   ASSERT_EQ(transports.size(), 2u);
@@ -109,7 +100,6 @@ TEST_P(UcxFaults, WhatIsUnderWayToAPeerThatDoesNotReadStaysInTheWindow) {
 }
 
 TEST_P(UcxFaults, CloseTowardsAPeerThatDoesNotReadKeepsItsDeadline) {
-  SKIP_UNDER_TSAN();
   const auto transports = MakeConnected(MakeProfile(GetParam()), 2);
   ASSERT_EQ(transports.size(), 2u);
   Peer sender(*transports[0], Peer::Polling::kInline);
@@ -121,7 +111,6 @@ TEST_P(UcxFaults, CloseTowardsAPeerThatDoesNotReadKeepsItsDeadline) {
 }
 
 TEST(UcxTransport, RefusesToConnectRanksOfDifferentProfiles) {
-  SKIP_UNDER_TSAN();
   auto one = UcxTransport::Create(MakeProfile(kVariants[1]));
   auto two = UcxTransport::Create(MakeProfile(kVariants[2]));
   ASSERT_TRUE(one.ok() && two.ok());
