@@ -34,6 +34,7 @@ struct States {
 struct Item {
   const AttentionArgs* args;
   int group, dp, parts, rows_per_task;
+  std::vector<int> order;  // [dp], which element of a head the kernel's q and acc hold where; see AttendPart
   std::vector<int> begin, end;  // [rows], the keys each row sees
   bool split;                   // parts are tasks of their own, folded at the end
   int64_t states_offset;        // of part 0, in the shared memory of split items
@@ -43,14 +44,19 @@ struct Task {
   int item, kv_head, row_begin, row_end, part_begin, part_end;
 };
 
-Item Describe(const AttentionArgs& args, int lanes_max) {
+Item Describe(const AttentionArgs& args, int lanes) {
   const KvLayout& layout = args.layout;
   CHECK(layout.kv_heads > 0 && layout.head_dim > 0 && layout.block_tokens > 0);
   CHECK_EQ(args.q_heads % layout.kv_heads, 0);
   CHECK(args.token_count >= 0 && args.rows >= 0 && args.window >= 0);
   Item item{&args};
   item.group = args.q_heads / layout.kv_heads;
-  item.dp = (layout.head_dim + lanes_max - 1) / lanes_max * lanes_max;
+  item.dp = (layout.head_dim + 31) / 32 * 32;
+  for (int i = 0; i < item.dp; ++i) {
+    const int start = i / (2 * lanes) * 2 * lanes, at = i % (2 * lanes);
+    item.order.push_back(layout.dtype != DType::kBF16 ? i
+                                                      : start + (at < lanes ? 2 * at : 2 * (at - lanes) + 1));
+  }
   item.parts = (args.token_count + kPartTokens - 1) / kPartTokens;
   item.rows_per_task = std::max(1, kQueryRowsPerTask / item.group);
   for (int r = 0; r < args.rows; ++r) {
@@ -71,8 +77,7 @@ void GatherQueries(const Item& item, const Task& task, float* q) {
   for (int r = task.row_begin; r < task.row_end; ++r) {
     for (int g = 0; g < item.group; ++g, q += item.dp) {
       const float* src = args.q + (int64_t{r} * args.q_heads + task.kv_head * item.group + g) * head_dim;
-      for (int d = 0; d < head_dim; ++d) q[d] = src[d] * args.scale;
-      std::fill(q + head_dim, q + item.dp, 0.0f);
+      for (int i = 0; i < item.dp; ++i) q[i] = item.order[i] < head_dim ? src[item.order[i]] * args.scale : 0;
     }
   }
 }
@@ -81,7 +86,10 @@ void GatherQueries(const Item& item, const Task& task, float* q) {
 void Scatter(const Item& item, int kv_head, int row, int g, const float* acc, float max, float sum) {
   const AttentionArgs& args = *item.args;
   const int64_t out = int64_t{row} * args.q_heads + kv_head * item.group + g;
-  std::copy(acc, acc + args.layout.head_dim, args.acc + out * args.layout.head_dim);
+  const int head_dim = args.layout.head_dim;
+  for (int i = 0; i < item.dp; ++i) {
+    if (item.order[i] < head_dim) args.acc[out * head_dim + item.order[i]] = acc[i];
+  }
   args.max[out] = max;
   args.sum[out] = sum;
 }
@@ -170,7 +178,7 @@ void PartialAttention(const CpuContext& context, absl::Span<const AttentionArgs>
   items.reserve(args.size());
   for (const AttentionArgs& one : args) {
     if (one.rows == 0) continue;
-    Item item = Describe(one, 16);
+    Item item = Describe(one, kernels.lanes);
     const int index = static_cast<int>(items.size());
     item.split = item.parts > 1 && one.rows <= item.rows_per_task;
     item.states_offset = split_floats;

@@ -3,6 +3,9 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "kernels/internal/kernel_table.h"
+#if defined(__x86_64__)
+#include "kernels/internal/matmul_amx.h"
+#endif
 
 namespace lombard {
 
@@ -25,7 +28,11 @@ Isa DetectIsa() {
   // The compiler's runtime also asks whether the operating system saves the wide registers.
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c"))
     return Isa::kBase;
-  return Isa::kAvx2;
+  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+      !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl")) {
+    return Isa::kAvx2;
+  }
+  return internal::AmxAvailable() ? Isa::kAmx : Isa::kAvx512;
 #else
   return Isa::kBase;
 #endif
@@ -48,6 +55,8 @@ namespace internal {
 const KernelTable& KernelsFor(Isa isa) {
 #if defined(__x86_64__)
   if (isa == Isa::kAvx2) return Avx2Kernels();
+  if (isa == Isa::kAvx512 || isa == Isa::kAmx)
+    return Avx512Kernels();  // AMX: only products differ, see matmul.cc
 #endif
   CHECK(isa == Isa::kBase) << "instruction set " << static_cast<int>(isa);
   return BaseKernels();

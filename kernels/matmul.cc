@@ -4,6 +4,9 @@
 
 #include "base/check.h"
 #include "kernels/internal/kernel_table.h"
+#if defined(__x86_64__)
+#include "kernels/internal/matmul_amx.h"
+#endif
 #include "kernels/internal/parallel.h"
 
 namespace lombard {
@@ -28,12 +31,38 @@ void PackRow(const internal::KernelTable& kernels, DType dtype, const float* x, 
     const int64_t length = std::min(k_block, k - begin), padded = RoundUp(length, 64),
                   stride = padded + kRowPad;
     float* out = packed + row * stride;
-    // fp16 weights meet unrounded activations, as fp32 ones do.
-    kernels.round_to[static_cast<int>(dtype == DType::kBF16 ? dtype : DType::kF32)](x + begin, out, length);
-    std::fill(out + length, out + padded, 0.0f);
+    kernels.pack[static_cast<int>(dtype)](x + begin, out, length);
     packed += rows * stride;
   }
 }
+
+#if defined(__x86_64__)
+void MatmulAmx(const CpuContext& context, const MatmulArgs& args) {
+  constexpr int64_t kPiece =
+      2 * internal::kAmxColumns;  // a guess: weights of 64 rows stay in a second-level cache of 2 MiB
+  const int64_t scratch_floats = internal::AmxScratchElements(args.k) / 2;
+  const internal::FloatBuffer memory =
+      internal::MakeFloats(internal::AmxPackedElements(args.rows, args.k) / 2);
+  uint16_t* packed = reinterpret_cast<uint16_t*>(memory.get());
+  internal::ParallelFor(
+      context, static_cast<int>((args.rows + internal::kAmxRows - 1) / internal::kAmxRows), [&](int i) {
+        internal::AmxPack(args.x, args.x_stride, args.rows, args.k, int64_t{i} * internal::kAmxRows, packed);
+      });
+  const int tasks = static_cast<int>((args.n + kPiece - 1) / kPiece);
+  internal::ParallelForWithScratch(context, tasks, scratch_floats, [&](int task, float* scratch) {
+    internal::AmxBlock block;
+    block.packed = packed;
+    block.w = static_cast<const uint16_t*>(args.w);
+    block.bias = args.bias;
+    block.y = args.y, block.y_stride = args.y_stride;
+    block.rows = args.rows, block.k = args.k;
+    block.n_begin = task * kPiece, block.n_end = std::min(args.n, block.n_begin + kPiece);
+    block.accumulate = args.accumulate;
+    block.scratch = reinterpret_cast<uint16_t*>(scratch);
+    internal::AmxMultiply(block);
+  });
+}
+#endif
 
 }  // namespace
 
@@ -43,6 +72,12 @@ void Matmul(const CpuContext& context, const MatmulArgs& args) {
   CHECK(args.y_stride >= args.n || args.rows <= 1);
   if (args.rows == 0 || args.n == 0) return;
   const internal::KernelTable& kernels = internal::KernelsFor(context.isa);
+#if defined(__x86_64__)
+  if (context.isa == Isa::kAmx && args.w_dtype == DType::kBF16 && args.rows > kernels.matmul_direct_rows) {
+    MatmulAmx(context, args);
+    return;
+  }
+#endif
   const auto multiply = kernels.matmul[static_cast<int>(args.w_dtype)];
 
   // Passes of equal size, so that the last one does not pay for a strip of weights with a handful of rows.

@@ -11,83 +11,134 @@
 namespace lombard::internal::LOMBARD_ISA {
 namespace {
 
-// Calls fn(address of the first element, first key, keys) for the stretches of [begin, end) that are
-// contiguous in memory.
-template <class T, class Fn>
-inline void ForStretches(const AttendPart& a, const void* const* blocks, int begin, int end, const Fn& fn) {
-  for (int t = begin; t < end;) {
+// Keys (or values) of a tile that lie one behind the other.
+struct Stretch {
+  const void* data;
+  int count;
+};
+
+// Those of [begin, end), at most kTileTokens keys; returns how many stretches.
+template <class T>
+inline int FindStretches(const AttendPart& a, const void* const* blocks, int begin, int end, Stretch* out) {
+  int n = 0;
+  for (int t = begin; t < end; ++n) {
     const int slot = t % a.block_tokens;
     const int count = end - t < a.block_tokens - slot ? end - t : a.block_tokens - slot;
-    fn(static_cast<const T*>(blocks[t / a.block_tokens]) + a.head_offset + int64_t{slot} * a.head_dim, t,
-       count);
+    out[n] = {static_cast<const T*>(blocks[t / a.block_tokens]) + a.head_offset + int64_t{slot} * a.head_dim,
+              count};
     t += count;
+  }
+  return n;
+}
+
+// The next tile's keys, then its values, fetched a few lines at a time while this one is computed with: in
+// bursts, or all at once, they would wait for each other and the loads for them.
+class TileAhead {
+ public:
+  template <class T>
+  void Start(const AttendPart& a, int begin, int end) {
+    count_ = FindStretches<T>(a, a.k_blocks, begin, end, stretches_);
+    count_ += FindStretches<T>(a, a.v_blocks, begin, end, stretches_ + count_);
+    key_bytes_ = a.head_dim * static_cast<int>(sizeof(T));
+    next_ = 0, lines_left_ = 0;
+  }
+  void Fetch(int lines) {
+    while (lines > 0) {
+      if (lines_left_ == 0) {
+        if (next_ == count_) return;
+        line_ = static_cast<const char*>(stretches_[next_].data);
+        lines_left_ = (stretches_[next_++].count * key_bytes_ + 63) / 64;
+      }
+      const int now = lines < lines_left_ ? lines : lines_left_;
+      for (int i = 0; i < now; ++i) PrefetchSecondLevel(line_ + i * 64);
+      line_ += now * 64, lines_left_ -= now, lines -= now;
+    }
+  }
+
+ private:
+  Stretch stretches_[2 * kTileTokens];
+  int count_ = 0, next_ = 0, lines_left_ = 0, key_bytes_ = 0;
+  const char* line_ = nullptr;
+};
+
+// Keys into fp32 rows of dp in the order of LoadHalf, zeros behind head_dim.
+template <class T>
+inline void Widen(const AttendPart& a, const Stretch* stretches, int count, float* row) {
+  for (int s = 0; s < count; ++s) {
+    const T* key = static_cast<const T*>(stretches[s].data);
+    for (int i = 0; i < stretches[s].count; ++i, key += a.head_dim, row += a.dp) {
+      WidenHalves<T>(key, row, a.head_dim);
+      for (int64_t d = RoundUp(a.head_dim, kGroup); d < a.dp; ++d) row[d] = 0;
+    }
   }
 }
 
-template <class T>
-inline void PrefetchKeys(const AttendPart& a, const void* const* blocks, int begin, int end) {
-  ForStretches<T>(a, blocks, begin, end, [&](const T* keys, int, int count) {
-    const char* bytes = reinterpret_cast<const char*>(keys);
-    const int64_t size = int64_t{count} * a.head_dim * static_cast<int64_t>(sizeof(T));
-    for (int64_t i = 0; i < size; i += 64) Prefetch(bytes + i);
-  });
-}
-
-// Whole stretch into fp32 rows of dp, zeros behind head_dim.
-template <class T>
-inline void Widen(const AttendPart& a, const void* const* blocks, int begin, int end, float* rows) {
-  ForStretches<T>(a, blocks, begin, end, [&](const T* keys, int t, int count) {
-    for (int i = 0; i < count; ++i) {
-      float* row = rows + int64_t{t - begin + i} * a.dp;
-      ToF32<T>(keys + int64_t{i} * a.head_dim, row, a.head_dim);
-      for (int d = a.head_dim; d < a.dp; ++d) row[d] = 0;
-    }
-  });
-}
-
 template <int M, int N, class T>
-inline void ScoreTile(const float* q, int dp, const T* keys, int stride, int steps, float* scores) {
-  F acc[M][N];
+inline void ScoreDots(const float* q, int dp, const T* keys, int stride, int groups, F (&acc)[M][N]) {
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) acc[m][n] = Zero();
   }
-  DotTile<false>(q, dp, keys, stride, steps, 0, acc);
+  DotTile<false>(q, dp, keys, stride, groups, 0, acc);
+}
+
+// scores[m][t] = q[m] . keys[t] for M rows and `count` keys.
+template <int M, class T>
+inline void ScoreKeys(const float* q, int dp, const T* keys, int stride, int groups, int count, float* scores,
+                      TileAhead& ahead) {
+  int t = 0;
+  for (; t + 4 <= count; t += 4) {
+    ahead.Fetch(4 * groups * kGroup * static_cast<int>(sizeof(T)) / 64);  // as many lines as are used here
+    const T* four = keys + int64_t{t} * stride;
+    if constexpr (M <= kDotRows) {
+      F acc[M][4];
+      ScoreDots(q, dp, four, stride, groups, acc);
 #pragma GCC unroll 8
-  for (int m = 0; m < M; ++m) {
-    if constexpr (N == 4) {
-      Sum4(acc[m][0], acc[m][1], acc[m][2], acc[m][3], scores + m * kTileTokens);
-    } else {
-      for (int n = 0; n < N; ++n) scores[m * kTileTokens + n] = Sum(acc[m][n]);
+      for (int m = 0; m < M; ++m)
+        StoreQuad(scores + m * kTileTokens + t, Sum4(acc[m][0], acc[m][1], acc[m][2], acc[m][3]));
+    } else {  // four rows, too many for the registers: two keys at a time, summed over rows, then turned
+      static_assert(M == 4);
+      F low[4][2], high[4][2];
+      ScoreDots(q, dp, four, stride, groups, low);
+      Quad a = Sum4(low[0][0], low[1][0], low[2][0], low[3][0]),
+           b = Sum4(low[0][1], low[1][1], low[2][1], low[3][1]);
+      ScoreDots(q, dp, four + 2 * stride, stride, groups, high);
+      Quad c = Sum4(high[0][0], high[1][0], high[2][0], high[3][0]),
+           d = Sum4(high[0][1], high[1][1], high[2][1], high[3][1]);
+      Transpose(a, b, c, d);
+      StoreQuad(scores + t, a);
+      StoreQuad(scores + kTileTokens + t, b);
+      StoreQuad(scores + 2 * kTileTokens + t, c);
+      StoreQuad(scores + 3 * kTileTokens + t, d);
     }
+  }
+  for (; t < count; ++t) {
+    F acc[M][1];
+    ScoreDots(q, dp, keys + int64_t{t} * stride, stride, groups, acc);
+    for (int m = 0; m < M; ++m) scores[m * kTileTokens + t] = Sum(acc[m][0]);
   }
 }
 
-template <int M, class T>
-inline void ScoreKeys(const float* q, int dp, const T* keys, int stride, int steps, int count,
-                      float* scores) {
-  int t = 0;
-  for (; t + 4 <= count; t += 4)
-    ScoreTile<M, 4>(q, dp, keys + int64_t{t} * stride, stride, steps, scores + t);
-  for (; t < count; ++t) ScoreTile<M, 1>(q, dp, keys + int64_t{t} * stride, stride, steps, scores + t);
-}
-
-// scores[qi][t] = q[qi] . keys[t] for `rows` query rows and `count` keys.
+// For `rows` query rows. Keys in their own type are met by four rows at a time, as widening them costs; fp32
+// ones by as many as the register tile of the matrix product has.
 template <class T>
-inline void Scores(const float* q, int rows, int dp, const T* keys, int stride, int steps, int count,
-                   float* scores) {
+inline void Scores(const float* q, int rows, int dp, const T* keys, int stride, int groups, int count,
+                   float* scores, TileAhead& ahead) {
+  constexpr int kRows = sizeof(T) == 4 ? kDotRows : kDotRows > 4 ? kDotRows : 4;
   for (int m = 0; m < rows;) {
-    const int take = TakeRows(rows - m, kDotRows);
+    const int take = TakeRows(rows - m, kRows);
     const float* q_tile = q + int64_t{m} * dp;
     float* out = scores + m * kTileTokens;
-    if (take == 1) ScoreKeys<1>(q_tile, dp, keys, stride, steps, count, out);
-    if (take == 2) ScoreKeys<2>(q_tile, dp, keys, stride, steps, count, out);
-    if (take == 3) ScoreKeys<3>(q_tile, dp, keys, stride, steps, count, out);
-    if constexpr (kDotRows > 3) {
-      if (take == 4) ScoreKeys<4>(q_tile, dp, keys, stride, steps, count, out);
-      if (take == 5) ScoreKeys<5>(q_tile, dp, keys, stride, steps, count, out);
-      if (take == 6) ScoreKeys<6>(q_tile, dp, keys, stride, steps, count, out);
+    if (take == 1) ScoreKeys<1>(q_tile, dp, keys, stride, groups, count, out, ahead);
+    if (take == 2) ScoreKeys<2>(q_tile, dp, keys, stride, groups, count, out, ahead);
+    if (take == 3) ScoreKeys<3>(q_tile, dp, keys, stride, groups, count, out, ahead);
+    if constexpr (kRows > 3) {
+      if (take == 4) ScoreKeys<4>(q_tile, dp, keys, stride, groups, count, out, ahead);
+    }
+    if constexpr (kRows > 4) {
+      if (take == 5) ScoreKeys<5>(q_tile, dp, keys, stride, groups, count, out, ahead);
+      if (take == 6) ScoreKeys<6>(q_tile, dp, keys, stride, groups, count, out, ahead);
     }
     m += take;
   }
@@ -120,54 +171,73 @@ inline void Exponentiate(float* scores, int count, float* acc, int dp, float* ma
   *sum += Sum(total);
 }
 
-template <int M, int N, class T>
-inline void WeighTile(const float* weights, const T* values, int stride, int count, float* acc, int dp) {
-  F sums[M][N];
-#pragma GCC unroll 8
-  for (int m = 0; m < M; ++m) {
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) sums[m][n] = Load(acc + int64_t{m} * dp + n * kLanes);
-  }
-  for (int t = 0; t < count; ++t) {
-    F v[N];
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) v[n] = LoadAs(values + int64_t{t} * stride + n * kLanes);
-#pragma GCC unroll 8
-    for (int m = 0; m < M; ++m) {
-      const F p = Set1(weights[m * kTileTokens + t]);
-#pragma GCC unroll 8
-      for (int n = 0; n < N; ++n) sums[m][n] = MulAdd(p, v[n], sums[m][n]);
-    }
-  }
-#pragma GCC unroll 8
-  for (int m = 0; m < M; ++m) {
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) Store(acc + int64_t{m} * dp + n * kLanes, sums[m][n]);
-  }
-}
-
+// One group of head_dim, M rows: acc += sum over the keys of all stretches of weight * value. `d`: where the
+// group begins.
 template <int M, class T>
-inline void WeighRows(const float* weights, const T* values, int stride, int vectors, int count, float* acc,
-                      int dp) {
-  int d = 0;
-  for (; d + 2 <= vectors; d += 2)
-    WeighTile<M, 2>(weights, values + d * kLanes, stride, count, acc + d * kLanes, dp);
-  for (; d < vectors; ++d) WeighTile<M, 1>(weights, values + d * kLanes, stride, count, acc + d * kLanes, dp);
+inline void WeighTile(const float* weights, const Stretch* stretches, int count, int stride, int d,
+                      float* acc, int dp, TileAhead& ahead) {
+  F low[M], high[M];
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m)
+    low[m] = Load(acc + int64_t{m} * dp + d), high[m] = Load(acc + int64_t{m} * dp + d + kLanes);
+  for (int s = 0; s < count; ++s) {
+    const T* values = static_cast<const T*>(stretches[s].data) + d;
+    const int keys = stretches[s].count;
+    for (int t = 0; t < keys; ++t, values += stride) {
+      if (t % 4 == 0) ahead.Fetch(4 * kGroup * static_cast<int>(sizeof(T)) / 64);
+      const F first = LoadHalf<0>(values), second = LoadHalf<1>(values);
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m) {
+        const F p = Set1(weights[m * kTileTokens + t]);
+        low[m] = MulAdd(p, first, low[m]);
+        high[m] = MulAdd(p, second, high[m]);
+      }
+    }
+    weights += keys;
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m)
+    Store(acc + int64_t{m} * dp + d, low[m]), Store(acc + int64_t{m} * dp + d + kLanes, high[m]);
 }
 
-// acc[qi] += sum over t of weights[qi][t] * values[t].
 template <class T>
-inline void Weigh(const float* weights, int rows, const T* values, int stride, int vectors, int count,
-                  float* acc, int dp) {
+inline void Weigh(const float* weights, int rows, const Stretch* stretches, int count, int stride, float* acc,
+                  int dp, TileAhead& ahead) {
   for (int m = 0; m < rows;) {
-    const int take = TakeRows(rows - m, 4);
+    const int take = TakeRows(rows - m, 6);
     const float* p = weights + m * kTileTokens;
     float* out = acc + int64_t{m} * dp;
-    if (take == 1) WeighRows<1>(p, values, stride, vectors, count, out, dp);
-    if (take == 2) WeighRows<2>(p, values, stride, vectors, count, out, dp);
-    if (take == 3) WeighRows<3>(p, values, stride, vectors, count, out, dp);
-    if (take == 4) WeighRows<4>(p, values, stride, vectors, count, out, dp);
+    for (int d = 0; d < stride; d += kGroup) {
+      if (take == 1) WeighTile<1, T>(p, stretches, count, stride, d, out, dp, ahead);
+      if (take == 2) WeighTile<2, T>(p, stretches, count, stride, d, out, dp, ahead);
+      if (take == 3) WeighTile<3, T>(p, stretches, count, stride, d, out, dp, ahead);
+      if (take == 4) WeighTile<4, T>(p, stretches, count, stride, d, out, dp, ahead);
+      if (take == 5) WeighTile<5, T>(p, stretches, count, stride, d, out, dp, ahead);
+      if (take == 6) WeighTile<6, T>(p, stretches, count, stride, d, out, dp, ahead);
+    }
     m += take;
+  }
+}
+
+// Query rows [first, last) that see the same `count` keys of a tile, given as stretches of keys `stride`
+// elements apart.
+template <class T>
+inline void AttendRows(const AttendPart& a, int first, int last, const Stretch* k, int k_count,
+                       const Stretch* v, int v_count, int count, int stride, float* scores,
+                       TileAhead& ahead) {
+  for (int qi = first; qi < last; qi += kScoreRows) {
+    const int rows = last - qi < kScoreRows ? last - qi : kScoreRows;
+    float* acc = a.acc + int64_t{qi} * a.dp;
+    float* out = scores;
+    for (int s = 0; s < k_count; out += k[s++].count) {
+      Scores(a.q + int64_t{qi} * a.dp, rows, a.dp, static_cast<const T*>(k[s].data), stride, stride / kGroup,
+             k[s].count, out, ahead);
+    }
+    for (int i = 0; i < rows; ++i) {
+      Exponentiate(scores + i * kTileTokens, count, acc + int64_t{i} * a.dp, a.dp, a.max + qi + i,
+                   a.sum + qi + i);
+    }
+    Weigh<T>(scores, rows, v, v_count, stride, acc, a.dp, ahead);
   }
 }
 
@@ -183,11 +253,10 @@ void Attend(const AttendPart& a) {
   float* const scores = a.scratch;
   float* const keys = scores + kScoreRows * kTileTokens;
   float* const values = keys + int64_t{kTileTokens} * a.dp;
-  const bool whole_vectors = a.head_dim % kLanes == 0;
   // Widening pays when the keys of a tile are met often; it does not change the result.
-  const bool widen = !whole_vectors || (sizeof(T) == 2 && q_rows >= 2 * kScoreRows);
-  const int stride = widen ? a.dp : a.head_dim;
-  const int vectors = stride / kLanes;
+  const bool widen = a.head_dim % kGroup != 0 || (sizeof(T) == 2 && q_rows >= 2 * kScoreRows);
+  TileAhead ahead;
+  Stretch k[kTileTokens], v[kTileTokens];
 
   for (int tile = a.part_begin; tile < a.part_end; tile += kTileTokens) {
     const int tile_end = a.part_end - tile < kTileTokens ? a.part_end : tile + kTileTokens;
@@ -201,45 +270,28 @@ void Attend(const AttendPart& a) {
     }
     if (seen_begin >= seen_end) continue;
     if (widen) {
-      Widen<T>(a, a.k_blocks, seen_begin, seen_end, keys);
-      Widen<T>(a, a.v_blocks, seen_begin, seen_end, values);
+      Widen<T>(a, k, FindStretches<T>(a, a.k_blocks, seen_begin, seen_end, k), keys);
+      Widen<T>(a, v, FindStretches<T>(a, a.v_blocks, seen_begin, seen_end, v), values);
     }
     // The next tile, if the last row reads on; rows further up stop earlier.
-    const int next_end = a.end[a.rows - 1] < a.part_end ? a.end[a.rows - 1] : a.part_end;
-    const int ahead_end = next_end - tile_end < kTileTokens ? next_end : tile_end + kTileTokens;
-    if (!widen) PrefetchKeys<T>(a, a.k_blocks, tile_end, ahead_end);
-    if (!widen) PrefetchKeys<T>(a, a.v_blocks, tile_end, ahead_end);
+    const int last_end = a.end[a.rows - 1] < a.part_end ? a.end[a.rows - 1] : a.part_end;
+    ahead.Start<T>(a, tile_end, last_end - tile_end < kTileTokens ? last_end : tile_end + kTileTokens);
 
     for (int r = 0; r < a.rows;) {
       const int begin = clip_begin(r), end = clip_end(r);
       int run_end = r + 1;
       while (run_end < a.rows && clip_begin(run_end) == begin && clip_end(run_end) == end) ++run_end;
-      const int first = r * a.group, last = begin < end ? run_end * a.group : first;
+      const int first = r * a.group, last = run_end * a.group;
       r = run_end;
-      for (int qi = first; qi < last; qi += kScoreRows) {
-        const int count = last - qi < kScoreRows ? last - qi : kScoreRows;
-        const float* q = a.q + int64_t{qi} * a.dp;
-        float* acc = a.acc + int64_t{qi} * a.dp;
-        if (widen) {
-          Scores(q, count, a.dp, keys + int64_t{begin - seen_begin} * a.dp, stride, vectors, end - begin,
-                 scores);
-        } else {
-          ForStretches<T>(a, a.k_blocks, begin, end, [&](const T* k, int t, int n) {
-            Scores(q, count, a.dp, k, stride, vectors, n, scores + (t - begin));
-          });
-        }
-        for (int i = 0; i < count; ++i) {
-          Exponentiate(scores + i * kTileTokens, end - begin, acc + int64_t{i} * a.dp, a.dp, a.max + qi + i,
-                       a.sum + qi + i);
-        }
-        if (widen) {
-          Weigh(scores, count, values + int64_t{begin - seen_begin} * a.dp, stride, vectors, end - begin, acc,
-                a.dp);
-        } else {
-          ForStretches<T>(a, a.v_blocks, begin, end, [&](const T* v, int t, int n) {
-            Weigh(scores + (t - begin), count, v, stride, vectors, n, acc, a.dp);
-          });
-        }
+      if (begin >= end) continue;
+      if (widen) {
+        k[0] = {keys + int64_t{begin - seen_begin} * a.dp, end - begin};
+        v[0] = {values + int64_t{begin - seen_begin} * a.dp, end - begin};
+        AttendRows<float>(a, first, last, k, 1, v, 1, end - begin, a.dp, scores, ahead);
+      } else {
+        const int k_count = FindStretches<T>(a, a.k_blocks, begin, end, k),
+                  v_count = FindStretches<T>(a, a.v_blocks, begin, end, v);
+        AttendRows<T>(a, first, last, k, k_count, v, v_count, end - begin, a.head_dim, scores, ahead);
       }
     }
   }
@@ -269,6 +321,8 @@ constexpr KernelTable MakeTable() {
   table.exp = ExpArray;
   table.to_f32[0] = ToF32<float>, table.to_f32[1] = ToF32<F16>, table.to_f32[2] = ToF32<BF16>;
   table.from_f32[0] = FromF32<float>, table.from_f32[1] = FromF32<F16>, table.from_f32[2] = FromF32<BF16>;
+  table.pack[0] = PackActivations<float>, table.pack[1] = PackActivations<float>,
+  table.pack[2] = PackActivations<BF16>;
   table.round_to[0] = RoundArray<float>, table.round_to[1] = RoundArray<F16>,
   table.round_to[2] = RoundArray<BF16>;
   table.matmul[0] = MatmulRange<float>, table.matmul[1] = MatmulRange<F16>,

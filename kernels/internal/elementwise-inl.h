@@ -83,6 +83,45 @@ void RoundArray(const float* src, float* dst, int64_t count) {
   }
 }
 
+constexpr int kGroup = 2 * kLanes;  // what LoadHalf cuts in two
+
+// In the order of LoadHalf, zeros up to the next multiple of kGroup.
+template <class T>
+inline void WidenHalves(const T* src, float* dst, int64_t count) {
+  int64_t i = 0;
+  for (; i + kGroup <= count; i += kGroup) {
+    Store(dst + i, LoadHalf<0>(src + i));
+    Store(dst + i + kLanes, LoadHalf<1>(src + i));
+  }
+  if (i < count) {
+    T in[kGroup] = {};
+    __builtin_memcpy(in, src + i, (count - i) * sizeof(T));
+    Store(dst + i, LoadHalf<0>(in));
+    Store(dst + i + kLanes, LoadHalf<1>(in));
+  }
+}
+
+// Activations for weights of type T: rounded for bf16, in the order of LoadHalf, zeros up to a multiple
+// of 64.
+template <class T>
+void PackActivations(const float* x, float* packed, int64_t count) {
+  int64_t i = 0;
+  for (; i < count; i += kGroup) {
+    float in[kGroup] = {};
+    __builtin_memcpy(in, x + i, (count - i < kGroup ? count - i : kGroup) * sizeof(float));
+    if constexpr (sizeof(T) == sizeof(float)) {
+      __builtin_memcpy(packed + i, in, sizeof in);
+    } else {
+      T rounded[kGroup];
+      StoreAs(rounded, Load(in));
+      StoreAs(rounded + kLanes, Load(in + kLanes));
+      Store(packed + i, LoadHalf<0>(rounded));
+      Store(packed + i + kLanes, LoadHalf<1>(rounded));
+    }
+  }
+  for (; i % 64 != 0; ++i) packed[i] = 0;
+}
+
 void RmsNormRow(const float* x, const float* weight, float* y, int64_t dim, float eps) {
   F squares = Zero();
   float x_pad[kLanes], w_pad[kLanes];

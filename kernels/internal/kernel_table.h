@@ -25,8 +25,8 @@ inline constexpr int kDTypes = 3;  // indexed by DType: f32, f16, bf16
 // whatever the rows, the range or the blocking: `lanes` interleaved partial sums, k ascending, then a fixed
 // tree over the lanes, then bias, then y.
 struct MatmulBlock {
-  // Packed activations: k is cut into blocks of k_block (a multiple of 64), each block a dense [rows, its
-  // length rounded up to 64] matrix with zeros behind k. 64-byte aligned.
+  // Packed activations (KernelTable::pack): k is cut into blocks of k_block (a multiple of 64), each block a
+  // dense [rows, its length rounded up to 64] matrix with zeros behind k. 64-byte aligned.
   const float* x = nullptr;
   const void* w = nullptr;  // [n, k]
   const float* bias = nullptr;
@@ -40,6 +40,8 @@ struct MatmulBlock {
 };
 
 // Queries of one KV head over one part of a span. Query rows are stacked: qi = row * group + head in group.
+// Where KV is bf16, q and acc hold their elements in another order: of each 2 * lanes the even ones, then the
+// odd ones.
 struct AttendPart {
   const float* q = nullptr;    // [rows * group, dp], scaled, zeros behind head_dim; 64-byte aligned
   const int* begin = nullptr;  // [rows]: row r sees the keys [begin[r], end[r]) of the span, clipped to
@@ -66,7 +68,7 @@ constexpr int64_t AttendScratchFloats(int dp) {
 }
 
 struct KernelTable {
-  int lanes = 0;
+  int lanes = 0;  // of a vector of fp32
   void (*rms_norm)(const float* x, const float* weight, float* y, int64_t dim, float eps) = nullptr;
   void (*rotate)(float* x, const float* cos, const float* sin, int64_t half) = nullptr;
   void (*swiglu)(const float* gate, const float* up, float* y, int64_t count) = nullptr;
@@ -75,6 +77,9 @@ struct KernelTable {
   void (*from_f32[kDTypes])(const float* src, void* dst, int64_t count) = {};
   void (*round_to[kDTypes])(const float* src, float* dst, int64_t count) = {};  // src may be dst
 
+  // x [count], rounded as products with weights of this type want it and in the order of their lanes, then
+  // zeros up to a multiple of 64.
+  void (*pack[kDTypes])(const float* x, float* packed, int64_t count) = {};
   void (*matmul[kDTypes])(const MatmulBlock& block) = {};
   int matmul_direct_rows =
       0;  // up to so many rows the weights are multiplied as they stream by, without scratch
@@ -87,11 +92,11 @@ struct KernelTable {
 };
 
 // Of exp and everything built on it, for results that are normal numbers; below exp(-87.3) the result is 0.
-inline constexpr double kExpRelativeError = 2.5e-7;
+inline constexpr double kExpRelativeError = 1.2e-7;
 
-inline constexpr int kMatmulColumns = 32;  // outputs per row that one task of the blocked product owns
+inline constexpr int kMatmulColumns = 64;  // outputs per row that one task of the blocked product owns
 constexpr int64_t MatmulScratchFloats(const KernelTable& table, int rows, int64_t k_block) {
-  return rows <= table.matmul_direct_rows ? 0 : k_block * 8 + int64_t{rows} * kMatmulColumns * table.lanes;
+  return rows <= table.matmul_direct_rows ? 0 : k_block * 4 + int64_t{rows} * kMatmulColumns * table.lanes;
 }
 
 const KernelTable& KernelsFor(Isa isa);  // REQUIRES: this build has it and the CPU too

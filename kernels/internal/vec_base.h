@@ -52,6 +52,21 @@ inline F LoadAs(const F16* p) {
   const U special = 0x7f800000u | (magnitude << 13);
   return (F)((magnitude >= 0x7c00u ? special : finite) | ((bits & 0x8000u) << 16));
 }
+// Half of 2 * kLanes elements: the first and second half, but for bf16 the even and odd ones, which cost one
+// instruction each.
+template <int HALF>
+inline F LoadHalf(const float* p) {
+  return Load(p + HALF * kLanes);
+}
+template <int HALF>
+inline F LoadHalf(const F16* p) {
+  return LoadAs(p + HALF * kLanes);
+}
+template <int HALF>
+inline F LoadHalf(const BF16* p) {
+  const U both = (U)Load(p);
+  return (F)(HALF == 0 ? both << 16 : both & 0xffff0000u);
+}
 inline U RoundBF16(F v) {  // in the high half
   const U bits = (U)v;
   const U rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
@@ -81,10 +96,18 @@ inline float MaxOf(F v) {
   const float a = v[0] > v[1] ? v[0] : v[1], b = v[2] > v[3] ? v[2] : v[3];
   return a > b ? a : b;
 }
-// out[i] = Sum(v[i]), the same tree.
-inline void Sum4(F a, F b, F c, F d, float* out) {
-  out[0] = Sum(a), out[1] = Sum(b), out[2] = Sum(c), out[3] = Sum(d);
+// Four floats: what is left of four vectors, each summed by the tree of Sum().
+using Quad = F;
+inline Quad Sum4(F a, F b, F c, F d) { return Quad{Sum(a), Sum(b), Sum(c), Sum(d)}; }
+inline void Transpose(Quad& a, Quad& b, Quad& c, Quad& d) {
+  const Quad w = a, x = b, y = c, z = d;
+  a = Quad{w[0], x[0], y[0], z[0]}, b = Quad{w[1], x[1], y[1], z[1]};
+  c = Quad{w[2], x[2], y[2], z[2]}, d = Quad{w[3], x[3], y[3], z[3]};
 }
+inline Quad LoadQuad(const float* p) { return Load(p); }
+inline void StoreQuad(float* p, Quad v) { Store(p, v); }
+inline Quad AddQuad(Quad a, Quad b) { return a + b; }
+inline void PrefetchSecondLevel(const void* p) { __builtin_prefetch(p, 0, 2); }
 inline void Prefetch(const void* p) { __builtin_prefetch(p); }
 
 }  // namespace lombard::internal::isa_base

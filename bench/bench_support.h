@@ -1,0 +1,102 @@
+// What the CPU benchmarks share: ceilings of the machine, rounds in which everything takes its turn, medians.
+#pragma once
+
+#include <sys/mman.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/check.h"
+#include "base/thread_pool.h"
+
+namespace lombard::bench {
+
+enum class Clock { kWall, kCpu };  // kCpu: of the process; for one thread on a machine that others use too
+
+inline double Seconds(Clock clock) {
+  timespec now;
+  clock_gettime(clock == Clock::kWall ? CLOCK_MONOTONIC : CLOCK_PROCESS_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+inline double Median(std::vector<double> values) {
+  CHECK(!values.empty());
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
+// One thing to time: `work` units (bytes or operations) per call.
+struct Case {
+  std::string name;
+  double work = 0;
+  std::function<void()> run;
+  std::vector<double> rates = {};  // work per second, one per round
+};
+
+// Every case once per round, so that a slow minute of the machine hits all alike.
+inline void RunInterleaved(std::vector<Case>& cases, int rounds, Clock clock) {
+  for (int round = 0; round < rounds; ++round) {
+    for (Case& one : cases) {
+      const double start = Seconds(clock);
+      one.run();
+      one.rates.push_back(one.work / (Seconds(clock) - start));
+    }
+  }
+}
+
+// Written once, so that pages exist; not freed before the process ends.
+inline char* MapBytes(size_t bytes) {
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(memory != MAP_FAILED) << "no memory for " << bytes << " bytes";
+  return static_cast<char*>(memory);
+}
+
+// Reads all of it, a stretch per task, four streams each with prefetch (the fastest of the ways tried).
+inline void ReadAll(ThreadPool& pool, const char* data, size_t bytes) {
+  constexpr size_t kStretch = size_t{1} << 23;
+  pool.Run(static_cast<int>(bytes / kStretch), [&](int i) {
+    const char* base = data + i * kStretch;
+    uint64_t sums[8] = {};
+    for (size_t at = 0; at < kStretch / 4; at += 64) {
+      for (int stream = 0; stream < 4; ++stream) {
+        const char* line = base + stream * (kStretch / 4) + at;
+        __builtin_prefetch(line + 512);
+        uint64_t words[8];
+        std::memcpy(words, line, 64);
+        for (int w = 0; w < 8; ++w) sums[w] += words[w];
+      }
+    }
+    uint64_t total = 0;
+    for (uint64_t sum : sums) total += sum;
+    asm volatile("" ::"r"(total));
+  });
+}
+
+// fp32 operations per second of independent fused multiply-adds on all threads; the AVX2 ceiling.
+constexpr double kFmaOperations = 2e6 * 10 * 16;  // per task
+void FmaTask();
+inline void RunFma(ThreadPool& pool) {
+  pool.Run(pool.threads(), [](int) { FmaTask(); });
+}
+
+inline void PrintMachine(const ThreadPool& pool) {
+  std::ifstream info("/proc/cpuinfo");
+  std::string line, model = "unknown CPU";
+  while (std::getline(info, line)) {
+    if (line.rfind("model name", 0) == 0) model = line.substr(line.find(':') + 2);
+  }
+  std::ifstream load_file("/proc/loadavg"), pages_file("/sys/kernel/mm/transparent_hugepage/enabled");
+  std::string load, pages;
+  std::getline(load_file, load);
+  std::getline(pages_file, pages);
+  std::printf("# %s, %d threads, huge pages: %s, load before: %s\n", model.c_str(), pool.threads(),
+              pages.c_str(), load.c_str());
+}
+
+}  // namespace lombard::bench

@@ -1,0 +1,111 @@
+// Vectors of 16 floats: AVX-512 F, BW, DQ, VL. The same names as vec_base.h.
+#pragma once
+
+#include <immintrin.h>
+
+#include "kernels/internal/kernel_table.h"
+
+namespace lombard::internal::isa_avx512 {
+
+inline constexpr int kLanes = 16;
+inline constexpr int kDotRows =
+    6;  // register tile of the matrix product: 6 x 4 of the 32 registers accumulate
+using F = __m512;
+
+inline F Set1(float v) { return _mm512_set1_ps(v); }
+inline F Zero() { return _mm512_setzero_ps(); }
+inline F Load(const float* p) { return _mm512_loadu_ps(p); }
+inline void Store(float* p, F v) { _mm512_storeu_ps(p, v); }
+inline F Add(F a, F b) { return _mm512_add_ps(a, b); }
+inline F Sub(F a, F b) { return _mm512_sub_ps(a, b); }
+inline F Mul(F a, F b) { return _mm512_mul_ps(a, b); }
+inline F Div(F a, F b) { return _mm512_div_ps(a, b); }
+inline F MulAdd(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+inline F Max(F a, F b) { return _mm512_max_ps(a, b); }  // b where either is NaN
+inline F Min(F a, F b) { return _mm512_min_ps(a, b); }
+inline F ZeroWhereLess(F value, F x, F bound) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, bound, _CMP_NLT_UQ), value);
+}
+inline F ScaleByExponent(F p, F shifted) {
+  const __m512i exponent = _mm512_add_epi32(_mm512_castps_si512(shifted), _mm512_set1_epi32(127));
+  return _mm512_mul_ps(p, _mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23)));
+}
+
+inline F LoadAs(const float* p) { return _mm512_loadu_ps(p); }
+inline F LoadAs(const BF16* p) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+inline F LoadAs(const F16* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+// Half of 2 * kLanes elements: the first and second half, but for bf16 the even and odd ones, which cost one
+// instruction each.
+template <int HALF>
+inline F LoadHalf(const float* p) {
+  return _mm512_loadu_ps(p + HALF * kLanes);
+}
+template <int HALF>
+inline F LoadHalf(const F16* p) {
+  return LoadAs(p + HALF * kLanes);
+}
+template <int HALF>
+inline F LoadHalf(const BF16* p) {
+  const __m512i both = _mm512_loadu_si512(p);
+  return _mm512_castsi512_ps(HALF == 0
+                                 ? _mm512_slli_epi32(both, 16)
+                                 : _mm512_and_si512(both, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+}
+inline __m512i RoundBF16(F v) {  // in the high half
+  const __m512i bits = _mm512_castps_si512(v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+  const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+  const __m512i both = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), quiet);
+  return _mm512_and_si512(both, _mm512_set1_epi32(static_cast<int>(0xffff0000u)));
+}
+inline void StoreAs(BF16* p, F v) {
+  const __m256i packed = _mm512_cvtepi32_epi16(_mm512_srli_epi32(RoundBF16(v), 16));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), packed);
+}
+inline void StoreAs(F16* p, F v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+inline void StoreAs(float* p, F v) { Store(p, v); }
+inline F RoundAs(const float*, F v) { return v; }
+inline F RoundAs(const BF16*, F v) { return _mm512_castsi512_ps(RoundBF16(v)); }
+inline F RoundAs(const F16*, F v) { return _mm512_cvtph_ps(_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)); }
+
+inline __m256 HighHalf(F v) { return _mm512_extractf32x8_ps(v, 1); }
+inline __m256 Fold(F v) { return _mm256_add_ps(_mm512_castps512_ps256(v), HighHalf(v)); }
+// The halves are added first, then as in vec_avx2.h.
+inline float Sum(F v) {
+  const __m256 eight = Fold(v);
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+inline float MaxOf(F v) {
+  const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(v), HighHalf(v));
+  __m128 m = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+  return _mm_cvtss_f32(_mm_max_ss(m, _mm_shuffle_ps(m, m, 1)));
+}
+// Four floats: what is left of four vectors, each summed by the tree of Sum().
+using Quad = __m128;
+inline Quad Sum4(F a16, F b16, F c16, F d16) {
+  const __m256 a = Fold(a16), b = Fold(b16), c = Fold(c16), d = Fold(d16);
+  const __m256 ab = _mm256_add_ps(_mm256_blend_ps(a, b, 0xf0), _mm256_permute2f128_ps(a, b, 0x21));
+  const __m256 cd = _mm256_add_ps(_mm256_blend_ps(c, d, 0xf0), _mm256_permute2f128_ps(c, d, 0x21));
+  const __m256 two = _mm256_add_ps(_mm256_blend_ps(ab, cd, 0xcc), _mm256_shuffle_ps(ab, cd, 0x4e));
+  const __m256 one = _mm256_add_ps(two, _mm256_permute_ps(two, 0xb1));
+  return _mm_blend_ps(_mm256_castps256_ps128(one), _mm256_extractf128_ps(one, 1), 0xa);
+}
+inline void Transpose(Quad& a, Quad& b, Quad& c, Quad& d) { _MM_TRANSPOSE4_PS(a, b, c, d); }
+inline Quad LoadQuad(const float* p) { return _mm_loadu_ps(p); }
+inline void StoreQuad(float* p, Quad v) { _mm_storeu_ps(p, v); }
+inline Quad AddQuad(Quad a, Quad b) { return _mm_add_ps(a, b); }
+inline void PrefetchSecondLevel(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+inline void Prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+}  // namespace lombard::internal::isa_avx512
