@@ -1,10 +1,11 @@
 // The program: reads the command line, runs one command, ends with the exit code of the contract: 0 ok, 2 the
 // command line alone is wrong, 1 everything else.
+#include <unistd.h>
+
 #include <cstdio>
 #include <iostream>
 
-#include <unistd.h>
-
+#include "absl/time/clock.h"
 #include "runtime/cli/generate.h"
 #include "runtime/cli/model_commands.h"
 #include "runtime/cli/process_exit.h"
@@ -27,7 +28,11 @@ int RunOnce(Command command) {
 }
 
 int Run(const ExitRequest& request) {
-  if (SpeaksForAll()) (request.code == 0 ? std::cout : std::cerr) << request.text << std::flush;
+  if (SpeaksForAll()) {
+    (request.code == 0 ? std::cout : std::cerr) << request.text << std::flush;
+  } else if (request.code != 0) {
+    absl::SleepFor(absl::Milliseconds(300));  // mpirun ends all ranks after the first: let rank 0 say why
+  }
   return request.code;
 }
 int Run(const ModelCreateOptions& options) {
