@@ -68,9 +68,10 @@ TEST(CreateModel, PresetsHaveThePublicSizes) {
       {"llama-3-8b", 8'030'261'248, 131072},   {"llama-2-7b", 6'738'415'616, 524288},
       {"llama-2-13b", 13'015'864'320, 819200}, {"llama-2-70b", 68'976'648'192, 327680},
   };
-  for (const auto& [name, parameters, kv_bytes] : published) {
+  for (const auto& [published_name, parameters, kv_bytes] : published) {
+    const std::string name = published_name;
     const auto preset = std::find_if(Presets().begin(), Presets().end(),
-                                     [&](const ModelPreset& p) { return std::string(p.name) == name; });
+                                     [&](const ModelPreset& p) { return p.name == name; });
     ASSERT_NE(preset, Presets().end()) << name;
     const auto config = ParseModelConfig(PresetConfigJson(*preset), "");
     ASSERT_TRUE(config.ok()) << name << ": " << config.status();
