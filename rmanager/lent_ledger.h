@@ -21,7 +21,8 @@
 
 namespace lombard {
 
-// Blocks that a worker with an empty pool of `total` would lend: all but its reserve, and no more than lent_max.
+// Blocks that a worker with an empty pool of `total` would lend: all but its reserve, and no more than
+// lent_max.
 uint32_t LendableBlocksMax(uint32_t total, double reserve, double lent_max);
 
 class LentLedger {
