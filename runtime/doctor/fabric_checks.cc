@@ -157,18 +157,17 @@ Findings JudgeInterfaces(const std::vector<Interface>& interfaces) {
   if (routable.empty()) {
     findings.push_back({Level::kOk, "network", "no interface to other hosts: jobs on this host only", ""});
   } else {
-    findings.push_back({Level::kOk, "network", absl::StrJoin(routable, ", "), ""});
+    std::string text = absl::StrJoin(routable, ", ");
+    if (routable.size() > 1)
+      absl::StrAppend(&text, "; that of the default route unless launch/run --interface says");
+    findings.push_back({Level::kOk, "network", std::move(text), ""});
   }
   if (!host_only.empty()) {
     const std::string use = routable.empty() ? "NAME" : routable[0].substr(0, routable[0].find(' '));
     findings.push_back({Level::kWarning, "network",
                         absl::StrCat(absl::StrJoin(host_only, ", "),
-                                     ": other hosts cannot reach it, yet MPI and UCX may choose it"),
+                                     ": other hosts cannot reach it, yet mpirun may choose it"),
                         absl::StrCat("for several hosts name the right one: launch/run --interface ", use)});
-  }
-  if (routable.size() > 1) {
-    findings.push_back({Level::kWarning, "network", "several interfaces: UCX stripes over all of them",
-                        "for several hosts name the fastest common one: launch/run --interface NAME"});
   }
   return findings;
 }
