@@ -15,10 +15,11 @@ class IdleYield {
   // True: yielded, look again. False: it is time to block.
   bool Again() {
     if (turns_ >= kTurns) return false;
-    ++turns_;
     const auto start = std::chrono::steady_clock::now();
+    if (start < crowded_until_) return false;
+    ++turns_;
     sched_yield();
-    if (std::chrono::steady_clock::now() - start > kLongYield) turns_ = kTurns;
+    if (std::chrono::steady_clock::now() - start > kLongYield) crowded_until_ = start + kCrowdedTime;
     return true;
   }
   void Reset() { turns_ = 0; }  // there was something to do
@@ -27,8 +28,11 @@ class IdleYield {
   static constexpr int kTurns = 64;
   // Between a partner's turn (some us) and a time slice of a computing thread (a ms or more).
   static constexpr std::chrono::microseconds kLongYield{200};
+  // For so long the core is believed to be wanted by others: a slice lost in this time is little.
+  static constexpr std::chrono::milliseconds kCrowdedTime{100};
 
   int turns_ = 0;
+  std::chrono::steady_clock::time_point crowded_until_{};
 };
 
 }  // namespace lombard

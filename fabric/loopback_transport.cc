@@ -74,8 +74,8 @@ class LoopbackTransport final : public Transport {
   }
 
   void Poll(TransportHandler& handler, absl::Duration wait) override {
-    IdleYield idle;
-    while (wait > absl::ZeroDuration() && !own_.pending.load(std::memory_order_acquire) && idle.Again()) {
+    idle_.Reset();
+    while (wait > absl::ZeroDuration() && !own_.pending.load(std::memory_order_acquire) && idle_.Again()) {
     }
     std::deque<Event> events;
     {
@@ -138,6 +138,7 @@ class LoopbackTransport final : public Transport {
   const std::shared_ptr<Hub> hub_;
   Mailbox& own_;
   TrafficMeter meter_;
+  IdleYield idle_;  // progress thread
 };
 
 }  // namespace

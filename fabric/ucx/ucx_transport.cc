@@ -154,6 +154,7 @@ class UcxTransportImpl final : public UcxTransport {
   std::deque<SendOp> send_ops_;
   std::vector<SendOp*> free_send_ops_;
   int ops_under_way_ = 0;
+  IdleYield idle_;
   ProcessWatch watch_;
   absl::Time watch_due_ = absl::InfinitePast();
   bool failures_pending_ = false;
@@ -227,13 +228,14 @@ absl::Status UcxTransportImpl::Send(int to, Message message) {
 void UcxTransportImpl::Poll(TransportHandler& handler, absl::Duration wait) {
   if (closed_) return;  // written by this thread only
   absl::Time deadline = absl::InfiniteFuture();
-  for (IdleYield idle;;) {
-    if (Turn()) idle.Reset();
+  idle_.Reset();
+  while (true) {
+    if (Turn()) idle_.Reset();
     if (Deliver(handler) || woken_.exchange(false) || wait <= absl::ZeroDuration()) return;
     const absl::Time now = absl::Now();
     if (deadline == absl::InfiniteFuture()) deadline = now + wait;
     if (now >= deadline) return;
-    if (!idle.Again() && !failures_pending_) {
+    if (!idle_.Again() && !failures_pending_) {
       Wait(deadline - now);
     }
   }
@@ -504,10 +506,11 @@ void UcxTransportImpl::Close(absl::Duration wait) {
       return peer->rank == rank_ || peer->left || peer->goodbye_seen;
     });
   };
-  for (IdleYield idle; !all_done() && absl::Now() < deadline;) {
-    if (Turn()) idle.Reset();
+  idle_.Reset();
+  while (!all_done() && absl::Now() < deadline) {
+    if (Turn()) idle_.Reset();
     news_.clear();  // nobody listens any more
-    if (!idle.Again()) Wait(deadline - absl::Now());
+    if (!idle_.Again()) Wait(deadline - absl::Now());
   }
   const absl::Time last = std::min(deadline, absl::Now() + kEndpointCloseTime);
   do {  // the answers to goodbyes leave
