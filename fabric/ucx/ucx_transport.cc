@@ -230,12 +230,14 @@ void UcxTransportImpl::Poll(TransportHandler& handler, absl::Duration wait) {
   absl::Time deadline = absl::InfiniteFuture();
   idle_.Reset();
   while (true) {
-    if (Turn()) idle_.Reset();
+    const bool moved = Turn();
     if (Deliver(handler) || woken_.exchange(false) || wait <= absl::ZeroDuration()) return;
     const absl::Time now = absl::Now();
     if (deadline == absl::InfiniteFuture()) deadline = now + wait;
     if (now >= deadline) return;
-    if (!idle_.Again() && !failures_pending_) {
+    if (moved || failures_pending_) {  // what moved may allow more, a credit for example
+      idle_.Reset();
+    } else if (!idle_.Again()) {
       Wait(deadline - now);
     }
   }
@@ -247,8 +249,10 @@ bool UcxTransportImpl::Turn() {
   bool moved = TakeOutboxes();
   for (auto& peer : peers_) Pump(*peer);
   bool all_read = false;
-  for (int i = 0; i < kProgressTurns && !all_read; ++i) all_read = !worker_->Progress();
-  moved = moved || !all_read;
+  for (int i = 0; i < kProgressTurns && !all_read; ++i) {
+    all_read = !worker_->Progress();
+    moved = moved || !all_read;
+  }
   AnswerReaders();
   JudgeFailures(all_read);
   ReapCloses();
@@ -508,9 +512,13 @@ void UcxTransportImpl::Close(absl::Duration wait) {
   };
   idle_.Reset();
   while (!all_done() && absl::Now() < deadline) {
-    if (Turn()) idle_.Reset();
+    const bool moved = Turn();
     news_.clear();  // nobody listens any more
-    if (!idle_.Again()) Wait(deadline - absl::Now());
+    if (moved || failures_pending_) {
+      idle_.Reset();
+    } else if (!idle_.Again()) {
+      Wait(deadline - absl::Now());
+    }
   }
   const absl::Time last = std::min(deadline, absl::Now() + kEndpointCloseTime);
   do {  // the answers to goodbyes leave

@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
+
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "tests/fabric/transport_ladder.h"
@@ -22,10 +24,11 @@ struct Variant {
 
 UcxProfile MakeProfile(const Variant& variant) {
   UcxProfile profile = *ChooseUcxProfile(InspectUcxHost(/*single_host=*/true), variant.profile);
-  std::erase_if(profile.config,
-                [](const auto& entry) { return entry.first == "TLS" || entry.first == "NET_DEVICES"; });
-  profile.config.push_back({"TLS", variant.tls});
-  profile.config.push_back({"NET_DEVICES", "lo"});
+  std::map<std::string, std::string> config(profile.config.begin(), profile.config.end());
+  config["TLS"] = variant.tls;
+  config["NET_DEVICES"] = "lo";
+  config["KEEPALIVE_INTERVAL"] = "300s";  // its timer would wake a transport that sleeps through its work
+  profile.config.assign(config.begin(), config.end());
   return profile;
 }
 
