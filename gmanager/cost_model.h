@@ -4,8 +4,9 @@
 //   T_lyr  = nonattention(batch) + max(attention(tokens here), max over creditors of remote) + merge
 //   nonattention(batch) = max(row_seconds * batch, weights_seconds) + launch_seconds
 //   attention(tokens)   = token_seconds * tokens + launch_seconds           (1 / g = token_seconds)
-//   remote              = (query_bytes + state_bytes) * rows / bandwidth + 2 * latency + attention at the
-//   creditor tokens per second   = batch / (layers * T_lyr)
+//   remote              = wire(rows) + 2 * latency + attention(tokens there) at the creditor
+//   wire(rows)          = (query_bytes + state_bytes) * rows / bandwidth
+//   tokens per second   = batch / (layers * T_lyr)
 // "Tokens here" are those of the own requests that lie here plus those hosted for others. Attention at home
 // and at the creditors overlap, hence the max. Queueing at a creditor between debtors is not modelled.
 //

@@ -10,7 +10,7 @@ namespace lombard {
 namespace {
 
 constexpr size_t kAttemptsRemembered = 4096;
-constexpr uint32_t kBackoffDoublings = 5;
+constexpr uint32_t kBackoffDoublings = 4;
 
 // In [0.5, 1.5): the same for the same arguments everywhere, different for competitors (finaliser of
 // splitmix64).
@@ -228,13 +228,17 @@ BorrowedLedger::Borrowings::iterator BorrowedLedger::Fail(Borrowings::iterator i
   return next;
 }
 
-// The waiting time doubles with each refusal in a row; the request with the claim does not wait longer each
-// time, since all others stand back for it.
+// The waiting time doubles with each refusal in a row by a creditor, that is after a collision with others.
+// What our own view rules out has cost nobody anything and is tried again soon; so is the request with the
+// claim, for which all others stand back.
 void BorrowedLedger::Refuse(uint64_t ticket, const Borrowing& borrowing, const ClusterFacts& facts,
                             absl::Time now) {
   ++refusals_;
-  if (attempts_.size() >= kAttemptsRemembered) attempts_.erase(std::prev(attempts_.end()));  // the youngest
-  const uint32_t attempt = attempts_[borrowing.request]++;
+  uint32_t attempt = 0;
+  if (!borrowing.parts.empty()) {
+    if (attempts_.size() >= kAttemptsRemembered) attempts_.erase(attempts_.begin());  // likely ended
+    attempt = attempts_[borrowing.request]++;
+  }
   const uint32_t doublings = HasClaim(facts, borrowing.request) ? 0 : std::min(attempt, kBackoffDoublings);
   results_.push_back(
       {.ticket = ticket,
@@ -285,7 +289,6 @@ void BorrowedLedger::RepayAll(RequestId request, absl::Time now) {
   }
   for (LoanId id : ids) Repay(id, now);
   std::erase_if(results_, [&](const Result& result) { return result.request == request; });
-  attempts_.erase(request);
 }
 
 void BorrowedLedger::OnRepayAck(InstanceId from, const messages::RepayAck& ack) {

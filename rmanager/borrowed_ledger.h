@@ -45,7 +45,7 @@ class BorrowedLedger {
                   std::optional<InstanceId> only_from, const ClusterFacts& facts);
   void Cancel(uint64_t ticket, absl::Time now);
   bool Repay(LoanId id, absl::Time now);  // false: not in use here
-  // Also cancels what is under way for the request and forgets its refusals.
+  // Also cancels what is under way for the request.
   void RepayAll(RequestId request, absl::Time now);
 
   void OnReply(InstanceId from, const messages::TryMoveKvReply& reply, const ClusterFacts& facts,
@@ -107,7 +107,7 @@ class BorrowedLedger {
   Borrowings borrowings_;
   std::map<LoanId, Loan> loans_;  // in use
   std::map<LoanId, Repayment> repaying_;
-  std::map<RequestId, uint32_t> attempts_;  // refusals in a row
+  std::map<RequestId, uint32_t> attempts_;  // creditors' refusals in a row
   std::vector<Result> results_;
   uint32_t borrowed_ = 0, borrowed_max_ = 0;
   uint64_t refusals_ = 0;

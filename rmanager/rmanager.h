@@ -39,13 +39,13 @@ struct RManagerOptions {
   Incarnation incarnation{1};
   double reserve = 0.05;   // share of the pool that is never lent
   double lent_max = 0.80;  // share of the pool that is lent at most
-  // Guesses, to be tuned by measurement. A peer answers between two of its steps, so deadlines are many steps
-  // long.
+  // Guesses. A peer answers between two of its steps, so deadlines are many steps long.
   absl::Duration heartbeat_period = absl::Milliseconds(50);
   absl::Duration lease = absl::Seconds(30);  // of a reservation; longer than two reply deadlines
   absl::Duration reply_deadline = absl::Seconds(10);
   absl::Duration retry = absl::Seconds(1);
-  absl::Duration backoff = absl::Milliseconds(20);  // after a first refusal; doubles up to 32-fold
+  absl::Duration backoff =
+      absl::Milliseconds(20);  // after a first refusal by a creditor; doubles up to 16-fold
 };
 
 // What the engine tells for the heartbeat. Blocks and tokens of its own requests in its own pool.
@@ -123,8 +123,8 @@ class RManager {
   void CancelBorrow(uint64_t ticket, absl::Time now);  // no event follows
   // From now on the loan must not be used. REQUIRES: was Borrowed, neither repaid nor lost.
   void Repay(LoanId loan, absl::Time now);
-  // Every loan of the request, and borrowings under way; also when there are none. Call it when a request
-  // ends.
+  // Every loan of the request, and borrowings under way, for which no event follows; also when there are
+  // none. Call it when a request ends or is preempted.
   void RepayAll(RequestId request, absl::Time now);
 
   // A move, step by step. StartMove borrows at the destination; BorrowRefused for its ticket ends the move.
