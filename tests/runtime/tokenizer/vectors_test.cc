@@ -138,7 +138,8 @@ TEST(StoriesModel, PromptsOfTheGoldenFileGiveTheirIds) {
   ASSERT_NE(tokenizer, nullptr);
   EXPECT_EQ(tokenizer->vocab_size(), 512);
   EXPECT_TRUE(tokenizer->IsSpecial(1));
-  const json file = json::parse(*ReadWholeFile(path));  // named: the loop's range would not keep a temporary alive
+  const json file =
+      json::parse(*ReadWholeFile(path));  // named: the loop's range would not keep a temporary alive
   for (const json& golden : file["cases"]) {
     const std::vector<int32_t> ids = golden["prompt_ids"];
     EXPECT_EQ(tokenizer->Encode(std::string(golden["prompt"]), true), ids) << golden["prompt"];
