@@ -15,6 +15,7 @@
 namespace lombard {
 namespace {
 
+constexpr char kTcp[] = "tcp";
 constexpr char kTcpShm[] = "tcp+shm";
 constexpr char kRendezvous[] = "rendezvous";
 
@@ -46,12 +47,12 @@ std::string ChooseInterface() {
   return found;
 }
 
-UcxProfile TcpShm(const UcxHost& host) {
+UcxProfile EagerOnly(const UcxHost& host, absl::string_view name) {
   UcxProfile profile;
-  profile.name = kTcpShm;
+  profile.name = std::string(name);
   profile.chunk_bytes = 256 << 10;
   profile.window_bytes = 4 << 20;
-  profile.config = {{"TLS", "self,posix,sysv,tcp"},
+  profile.config = {{"TLS", name == kTcp ? "self,tcp" : "self,posix,sysv,tcp"},
                     {"RNDV_THRESH", "inf"},
                     {"ZCOPY_THRESH", "inf"},
                     {"MM_ERROR_HANDLING", "y"},  // else endpoints with error handling refuse shared memory
@@ -102,11 +103,11 @@ UcxHost InspectUcxHost(bool single_host) {
 
 absl::StatusOr<UcxProfile> ChooseUcxProfile(const UcxHost& host, absl::string_view name) {
   const bool modern = std::pair(host.version_major, host.version_minor) >= std::pair(1, 15);
-  if (name.empty()) name = modern && host.has_rdma ? kRendezvous : kTcpShm;
-  if (name == kTcpShm) return TcpShm(host);
+  if (name.empty()) name = modern && host.has_rdma ? kRendezvous : kTcp;
+  if (name == kTcp || name == kTcpShm) return EagerOnly(host, name);
   if (name == kRendezvous) return Rendezvous();
   return absl::InvalidArgumentError(
-      absl::StrCat("UCX profile '", name, "' is unknown; there are ", kTcpShm, " and ", kRendezvous));
+      absl::StrCat("UCX profile '", name, "' is unknown; there are ", kTcp, ", ", kTcpShm, " and ", kRendezvous));
 }
 
 }  // namespace lombard

@@ -151,7 +151,7 @@ void AddWorkerFlags(CLI::App* app, WorkerOptions* o) {
   flags.Whole("--in-process", &o->in_process, 1, kInProcessMax,
               "run N workers in this process, without MPI and UCX");
   flags.Text("--ucx-profile", "NAME", &o->ucx_profile,
-             "how UCX is used: tcp+shm, rendezvous [by UCX version and devices]");
+             "how UCX is used: tcp, tcp+shm, rendezvous [by UCX version and devices]");
   flags.Whole("--rank", &o->rank, 0, kRanksMax - 1,
               "this process's rank, for a start without mpirun and srun");
   flags.Whole("--size", &o->size, 1, kRanksMax, "number of ranks, with --rank");

@@ -55,7 +55,7 @@ std::vector<Transport*> Raw(const std::vector<std::unique_ptr<UcxTransport>>& tr
 }
 
 constexpr Variant kVariants[] = {{"Shm", "tcp+shm", "self,posix,sysv"},
-                                 {"Tcp", "tcp+shm", "self,tcp"},
+                                 {"Tcp", "tcp", "self,tcp"},
                                  {"Rendezvous", "rendezvous", "self,posix,sysv,cma,tcp"}};
 
 class UcxLadder : public testing::TestWithParam<std::tuple<Variant, int, test::Rung>> {};
@@ -121,7 +121,7 @@ TEST(UcxTransport, RefusesToConnectRanksOfDifferentProfiles) {
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()),
               testing::AllOf(testing::HasSubstr("rank 1 runs"), testing::HasSubstr("profile rendezvous"),
-                             testing::HasSubstr("profile tcp+shm"), testing::HasSubstr("--ucx-profile")));
+                             testing::HasSubstr("profile tcp"), testing::HasSubstr("--ucx-profile")));
 }
 
 }  // namespace
