@@ -3,6 +3,7 @@
 
 #include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -43,6 +44,7 @@ struct Case {
 inline void RunInterleaved(std::vector<Case>& cases, int rounds, Clock clock) {
   for (int round = 0; round < rounds; ++round) {
     for (Case& one : cases) {
+      usleep(20000);  // threads of the case before, should they spin, have gone to sleep
       const double start = Seconds(clock);
       one.run();
       one.rates.push_back(one.work / (Seconds(clock) - start));

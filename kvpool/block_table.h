@@ -43,6 +43,8 @@ class BlockTable {
   uint32_t lent_blocks() const { return lent_; }
   uint32_t spare_blocks() const { return static_cast<uint32_t>(spare_.size()); }
   uint32_t free_lent_slots() const;
+  // All it holds, here and at creditors, written or not.
+  uint32_t held_blocks() const { return end_block() - first_block() + spare_blocks() + free_lent_slots(); }
   const std::deque<BlockId>& local() const { return local_; }  // local()[i] is block first_local() + i
   const std::vector<LoanRun>& runs() const { return runs_; }
   // Local blocks that hold or may hold tokens of this sequence.

@@ -41,7 +41,10 @@ void Engine::ReportLoad() {
     if (!load.oldest.has_value() || s.id() < *load.oldest) load.oldest = s.id();
     if (!s.blocked_since.has_value()) return;
     if (load.oldest_blocked.has_value() && load.oldest_blocked->request < s.id()) return;
-    load.oldest_blocked = {.request = s.id(), .blocks = s.blocked_need, .since = *s.blocked_since};
+    // An admission needs all its blocks, one that is being admitted has some of them at hand.
+    const uint32_t held = s.phase == SequencePhase::kRunning ? s.table.held_blocks() : 0;
+    load.oldest_blocked = {
+        .request = s.id(), .blocks = s.blocked_need, .since = *s.blocked_since, .held = held};
   };
   for (const SequencePtr& s : running_) {
     consider(*s);
