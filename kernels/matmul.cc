@@ -12,8 +12,8 @@
 namespace lombard {
 namespace {
 
-constexpr int64_t kRowsAtOnce =
-    96;  // packed activations of one pass: 96 rows x 512 x 4 bytes fit half of a second-level cache
+// Packed activations of one pass: 129 rows x 512 x 4 bytes, half of a second-level cache.
+constexpr int64_t kRowsAtOnce = 129;
 constexpr int64_t kBlock = 512;
 constexpr int64_t kRowPad = 16;
 
@@ -37,6 +37,8 @@ void PackRow(const internal::KernelTable& kernels, DType dtype, const float* x, 
 }
 
 #if defined(__x86_64__)
+constexpr int64_t kAmxRowsMin = 8;  // a guess: below, the weights are not worth their way into tiles
+
 void MatmulAmx(const CpuContext& context, const MatmulArgs& args) {
   constexpr int64_t kPiece =
       2 * internal::kAmxColumns;  // a guess: weights of 64 rows stay in a second-level cache of 2 MiB
@@ -73,7 +75,7 @@ void Matmul(const CpuContext& context, const MatmulArgs& args) {
   if (args.rows == 0 || args.n == 0) return;
   const internal::KernelTable& kernels = internal::KernelsFor(context.isa);
 #if defined(__x86_64__)
-  if (context.isa == Isa::kAmx && args.w_dtype == DType::kBF16 && args.rows > kernels.matmul_direct_rows) {
+  if (context.isa == Isa::kAmx && args.w_dtype == DType::kBF16 && args.rows > kAmxRowsMin) {
     MatmulAmx(context, args);
     return;
   }
@@ -96,11 +98,11 @@ void Matmul(const CpuContext& context, const MatmulArgs& args) {
     } else {
       for (int r = 0; r < rows; ++r) pack(r);
     }
-    const bool direct = rows <= kernels.matmul_direct_rows;
-    // Direct: pieces of about 128 KiB of weights, but at least four a thread where there is so much.
-    const int64_t piece = direct ? std::clamp<int64_t>(RoundUp(args.n / (4 * internal::Threads(context)), 8),
-                                                       8, std::max<int64_t>(8, RoundUp(65536 / args.k, 8)))
-                                 : internal::kMatmulColumns;
+    // At least four pieces a thread where there is so much; streams: about 128 KiB of weights.
+    const bool streams = rows <= kernels.matmul_stream_rows;
+    const int64_t most =
+        streams ? std::max<int64_t>(8, RoundUp(65536 / args.k, 8)) : internal::kMatmulColumns;
+    const int64_t piece = std::clamp<int64_t>(RoundUp(args.n / (4 * internal::Threads(context)), 8), 8, most);
     const int tasks = static_cast<int>((args.n + piece - 1) / piece);
     internal::ParallelForWithScratch(context, tasks, internal::MatmulScratchFloats(kernels, rows, kBlock),
                                      [&](int task, float* scratch) {

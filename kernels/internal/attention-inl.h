@@ -80,7 +80,7 @@ inline void ScoreDots(const float* q, int dp, const T* keys, int stride, int gro
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) acc[m][n] = Zero();
   }
-  DotTile<false>(q, dp, keys, stride, groups, 0, acc);
+  DotTile<0>(q, dp, keys, stride, groups, acc);
 }
 
 // scores[m][t] = q[m] . keys[t] for M rows and `count` keys.
@@ -125,7 +125,7 @@ inline void ScoreKeys(const float* q, int dp, const T* keys, int stride, int gro
 template <class T>
 inline void Scores(const float* q, int rows, int dp, const T* keys, int stride, int groups, int count,
                    float* scores, TileAhead& ahead) {
-  constexpr int kRows = sizeof(T) == 4 ? kDotRows : kDotRows > 4 ? kDotRows : 4;
+  constexpr int kRows = sizeof(T) == 4 ? kDotRows : kDotRows > 4 ? kDotRows : 2;
   for (int m = 0; m < rows;) {
     const int take = TakeRows(rows - m, kRows);
     const float* q_tile = q + int64_t{m} * dp;
@@ -171,6 +171,18 @@ inline void Exponentiate(float* scores, int count, float* acc, int dp, float* ma
   *sum += Sum(total);
 }
 
+template <int M, class T>
+inline __attribute__((always_inline)) void WeighKey(const float* weights, const T* value, F (&low)[M],
+                                                    F (&high)[M]) {
+  const F first = LoadHalf<0>(value), second = LoadHalf<1>(value);
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m) {
+    const F p = Set1(weights[m * kTileTokens]);
+    low[m] = MulAdd(p, first, low[m]);
+    high[m] = MulAdd(p, second, high[m]);
+  }
+}
+
 // One group of head_dim, M rows: acc += sum over the keys of all stretches of weight * value. `d`: where the
 // group begins.
 template <int M, class T>
@@ -183,16 +195,13 @@ inline void WeighTile(const float* weights, const Stretch* stretches, int count,
   for (int s = 0; s < count; ++s) {
     const T* values = static_cast<const T*>(stretches[s].data) + d;
     const int keys = stretches[s].count;
-    for (int t = 0; t < keys; ++t, values += stride) {
-      if (t % 4 == 0) ahead.Fetch(4 * kGroup * static_cast<int>(sizeof(T)) / 64);
-      const F first = LoadHalf<0>(values), second = LoadHalf<1>(values);
-#pragma GCC unroll 8
-      for (int m = 0; m < M; ++m) {
-        const F p = Set1(weights[m * kTileTokens + t]);
-        low[m] = MulAdd(p, first, low[m]);
-        high[m] = MulAdd(p, second, high[m]);
-      }
+    int t = 0;
+    for (; t + 4 <= keys; t += 4) {
+      ahead.Fetch(4 * kGroup * static_cast<int>(sizeof(T)) / 64);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) WeighKey(weights + t + i, values + (t + i) * stride, low, high);
     }
+    for (; t < keys; ++t) WeighKey(weights + t, values + t * stride, low, high);
     weights += keys;
   }
 #pragma GCC unroll 8
@@ -204,7 +213,7 @@ template <class T>
 inline void Weigh(const float* weights, int rows, const Stretch* stretches, int count, int stride, float* acc,
                   int dp, TileAhead& ahead) {
   for (int m = 0; m < rows;) {
-    const int take = TakeRows(rows - m, 6);
+    const int take = TakeRows(rows - m, 4);
     const float* p = weights + m * kTileTokens;
     float* out = acc + int64_t{m} * dp;
     for (int d = 0; d < stride; d += kGroup) {
@@ -212,8 +221,6 @@ inline void Weigh(const float* weights, int rows, const Stretch* stretches, int 
       if (take == 2) WeighTile<2, T>(p, stretches, count, stride, d, out, dp, ahead);
       if (take == 3) WeighTile<3, T>(p, stretches, count, stride, d, out, dp, ahead);
       if (take == 4) WeighTile<4, T>(p, stretches, count, stride, d, out, dp, ahead);
-      if (take == 5) WeighTile<5, T>(p, stretches, count, stride, d, out, dp, ahead);
-      if (take == 6) WeighTile<6, T>(p, stretches, count, stride, d, out, dp, ahead);
     }
     m += take;
   }
@@ -327,7 +334,7 @@ constexpr KernelTable MakeTable() {
   table.round_to[2] = RoundArray<BF16>;
   table.matmul[0] = MatmulRange<float>, table.matmul[1] = MatmulRange<F16>,
   table.matmul[2] = MatmulRange<BF16>;
-  table.matmul_direct_rows = kDirectRows;
+  table.matmul_stream_rows = kStreamRows;
   table.matmul_rows_tile = kDotRows;
   table.attend[0] = Attend<float>, table.attend[1] = Attend<F16>, table.attend[2] = Attend<BF16>;
   table.fold = FoldState;

@@ -81,7 +81,7 @@ struct KernelTable {
   // zeros up to a multiple of 64.
   void (*pack[kDTypes])(const float* x, float* packed, int64_t count) = {};
   void (*matmul[kDTypes])(const MatmulBlock& block) = {};
-  int matmul_direct_rows =
+  int matmul_stream_rows =
       0;  // up to so many rows the weights are multiplied as they stream by, without scratch
   int matmul_rows_tile = 0;  // rows of the register tile
 
@@ -94,9 +94,13 @@ struct KernelTable {
 // Of exp and everything built on it, for results that are normal numbers; below exp(-87.3) the result is 0.
 inline constexpr double kExpRelativeError = 1.2e-7;
 
-inline constexpr int kMatmulColumns = 64;  // outputs per row that one task of the blocked product owns
+inline constexpr int kMatmulColumns =
+    64;                                  // outputs per row that one task of the blocked product owns, at most
+inline constexpr int kStripColumns = 8;  // weight rows that the blocked product meets at once
 constexpr int64_t MatmulScratchFloats(const KernelTable& table, int rows, int64_t k_block) {
-  return rows <= table.matmul_direct_rows ? 0 : k_block * 4 + int64_t{rows} * kMatmulColumns * table.lanes;
+  return rows <= table.matmul_stream_rows
+             ? 0
+             : k_block * kStripColumns + int64_t{rows} * kMatmulColumns * table.lanes;
 }
 
 const KernelTable& KernelsFor(Isa isa);  // REQUIRES: this build has it and the CPU too

@@ -22,13 +22,25 @@ inline int TakeRows(int left, int tile) {
   return left <= tile ? left : left < 2 * tile ? (left + 1) / 2 : tile;
 }
 
-// acc[m][n] += x[m, :] . w[n, :] over `groups` times kGroup elements, x in the order of LoadHalf. PREFETCH:
-// the line `ahead` elements behind each weight, too.
-template <bool PREFETCH, int M, int N, class T>
+// acc[m][n] += x[m, :] . w[n, :] over `groups` times kGroup elements, x in the order of LoadHalf. AHEAD > 0:
+// the line so many bytes behind each weight is fetched, too.
+template <int AHEAD, int M, int N, class T>
 inline void DotTile(const float* x, int64_t x_stride, const T* w, int64_t w_stride, int64_t groups,
-                    int64_t ahead, F (&acc)[M][N]) {
-  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));  // elements
+                    F (&acc)[M][N]) {
   const auto half = [&]<int HALF>(int64_t i) {
+    if constexpr (M > N) {  // few columns wait in registers while the rows pass by
+      F ws[N];
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n) ws[n] = LoadHalf<HALF>(w + n * w_stride + i);
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m) {
+        F xs = Load(x + m * x_stride + i + HALF * kLanes);
+        Keep(xs);
+#pragma GCC unroll 8
+        for (int n = 0; n < N; ++n) acc[m][n] = MulAdd(xs, ws[n], acc[m][n]);
+      }
+      return;
+    }
     F xs[M];
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) xs[m] = Load(x + m * x_stride + i + HALF * kLanes);
@@ -41,12 +53,14 @@ inline void DotTile(const float* x, int64_t x_stride, const T* w, int64_t w_stri
   };
   int64_t i = 0;
   const int64_t end = groups * kGroup;
-  if constexpr (PREFETCH) {
+  if constexpr (AHEAD > 0) {
+    constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));  // elements
     constexpr int64_t kStep = kLine > kGroup ? kLine : kGroup;
     for (; i + kStep <= end; i += kStep) {
 #pragma GCC unroll 8
       for (int n = 0; n < N; ++n) {
-        for (int64_t line = 0; line < kStep; line += kLine) Prefetch(w + n * w_stride + i + line + ahead);
+        const char* ahead = reinterpret_cast<const char*>(w + n * w_stride + i) + AHEAD;
+        for (int64_t line = 0; line < kStep; line += kLine) Prefetch(ahead + line * sizeof(T));
       }
 #pragma GCC unroll 4
       for (int64_t group = 0; group < kStep; group += kGroup) {
@@ -57,6 +71,7 @@ inline void DotTile(const float* x, int64_t x_stride, const T* w, int64_t w_stri
   }
   if constexpr (sizeof(T) ==
                 sizeof(float)) {  // halves follow each other: the shorter loop is faster (by 8 % on Zen 3)
+#pragma GCC unroll 2
     for (; i < end; i += kLanes) half.template operator()<0>(i);
   } else {
     for (; i < end; i += kGroup) {
@@ -71,25 +86,23 @@ inline void FinishOne(const MatmulBlock& b, int64_t n, float sum, float* y) {
   *y = b.accumulate ? sum + *y : sum;
 }
 
-// Sums of lanes, bias, old value, in this order.
+// Sums of lanes, bias, old value, in this order. Outputs `n_step` apart, those below `columns` only.
 template <int M, int N>
-inline void Finish(const MatmulBlock& b, int m_begin, int64_t n_begin, int columns, const F (&acc)[M][N]) {
+inline void Finish(const MatmulBlock& b, int m_begin, int64_t n_begin, int64_t n_step, int columns,
+                   const F (&acc)[M][N]) {
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
     float* y = b.y + (m_begin + m) * b.y_stride + n_begin;
-    if constexpr (N % 4 == 0) {
-#pragma GCC unroll 2
-      for (int n = 0; n < N; n += 4) {
-        Quad sums = Sum4(acc[m][n], acc[m][n + 1], acc[m][n + 2], acc[m][n + 3]);
-        if (columns == N) {
-          if (b.bias != nullptr) sums = AddQuad(sums, LoadQuad(b.bias + n_begin + n));
-          if (b.accumulate) sums = AddQuad(sums, LoadQuad(y + n));
-          StoreQuad(y + n, sums);
-        } else {
-          float values[4];
-          StoreQuad(values, sums);
-          for (int i = 0; i < columns - n; ++i) FinishOne(b, n_begin + n + i, values[i], y + n + i);
-        }
+    if constexpr (N == 4) {
+      Quad sums = Sum4(acc[m][0], acc[m][1], acc[m][2], acc[m][3]);
+      if (columns == N && n_step == 1) {
+        if (b.bias != nullptr) sums = AddQuad(sums, LoadQuad(b.bias + n_begin));
+        if (b.accumulate) sums = AddQuad(sums, LoadQuad(y));
+        StoreQuad(y, sums);
+      } else {
+        float values[4];
+        StoreQuad(values, sums);
+        for (int n = 0; n < columns; ++n) FinishOne(b, n_begin + n * n_step, values[n], y + n * n_step);
       }
     } else {
       for (int n = 0; n < N; ++n) FinishOne(b, n_begin + n, Sum(acc[m][n]), y + n);
@@ -97,67 +110,41 @@ inline void Finish(const MatmulBlock& b, int m_begin, int64_t n_begin, int colum
   }
 }
 
-template <bool PREFETCH, int M, int N, class T>
-void DirectTile(const MatmulBlock& b, int m_begin, int64_t n_begin) {
+constexpr int kStreamRows = 2;
+// The prefetch distance of a stream, and four streams at once: of what was tried, the nearest to the speed of
+// reading alone (97 % on Zen 3; neighbouring rows as streams, all in the same cache sets: 70 %).
+constexpr int kStreamAhead = 512;
+
+// One output of each of N streams, the outputs `step` apart.
+template <int M, int N, class T>
+inline void StreamTile(const MatmulBlock& b, int64_t n_begin, int64_t step) {
   F acc[M][N];
   for (int m = 0; m < M; ++m) {
     for (int n = 0; n < N; ++n) acc[m][n] = Zero();
   }
   const T* w = static_cast<const T*>(b.w) + n_begin * b.k;
-  const float* x_block = b.x;
+  const float* x = b.x;
   for (int64_t k = 0; k < b.k; k += b.k_block) {
     const int64_t length = b.k - k < b.k_block ? b.k - k : b.k_block;
     const int64_t stride = RoundUp(length, 64) + kRowPad, groups = length / kGroup, done = groups * kGroup;
-    const float* x = x_block + m_begin * stride;
-    DotTile<PREFETCH>(x, stride, w + k, b.k, groups, N * b.k, acc);
+    DotTile<kStreamAhead>(x, stride, w + k, step * b.k, groups, acc);
     if (done < length) {
       T tail[N][kGroup] = {};
       for (int n = 0; n < N; ++n)
-        __builtin_memcpy(tail[n], w + n * b.k + k + done, (length - done) * sizeof(T));
-      DotTile<false>(x + done, stride, &tail[0][0], kGroup, 1, 0, acc);
+        __builtin_memcpy(tail[n], w + n * step * b.k + k + done, (length - done) * sizeof(T));
+      DotTile<0>(x + done, stride, &tail[0][0], kGroup, 1, acc);
     }
-    x_block += b.rows * stride;
+    x += b.rows * stride;
   }
-  Finish(b, m_begin, n_begin, N, acc);
+  Finish(b, 0, n_begin, step, N, acc);
 }
 
-template <int N, class T>
-void DirectColumns(const MatmulBlock& b, int64_t n) {
-  for (int m = 0; m < b.rows;) {
-    const int take = TakeRows(b.rows - m, kDotRows);
-    // Only the first pass over these weights meets memory.
-    if (m == 0) {
-      if (take == 1) DirectTile<true, 1, N, T>(b, m, n);
-      if (take == 2) DirectTile<true, 2, N, T>(b, m, n);
-      if (take == 3) DirectTile<true, 3, N, T>(b, m, n);
-      if constexpr (kDotRows > 3) {
-        if (take == 4) DirectTile<true, 4, N, T>(b, m, n);
-        if (take == 5) DirectTile<true, 5, N, T>(b, m, n);
-        if (take == 6) DirectTile<true, 6, N, T>(b, m, n);
-      }
-    } else {
-      if (take == 1) DirectTile<false, 1, N, T>(b, m, n);
-      if (take == 2) DirectTile<false, 2, N, T>(b, m, n);
-      if (take == 3) DirectTile<false, 3, N, T>(b, m, n);
-      if constexpr (kDotRows > 3) {
-        if (take == 4) DirectTile<false, 4, N, T>(b, m, n);
-        if (take == 5) DirectTile<false, 5, N, T>(b, m, n);
-        if (take == 6) DirectTile<false, 6, N, T>(b, m, n);
-      }
-    }
-    m += take;
-  }
-}
-
-// Few rows: the weights stream by once, in place.
-template <class T>
-void MatmulDirect(const MatmulBlock& b) {
-  int64_t n = b.n_begin;
-  if (b.rows == 1) {
-    for (; n + 8 <= b.n_end; n += 8) DirectTile<true, 1, 8, T>(b, 0, n);
-  }
-  for (; n + kDotColumns <= b.n_end; n += kDotColumns) DirectColumns<kDotColumns, T>(b, n);
-  for (; n < b.n_end; ++n) DirectColumns<1, T>(b, n);
+// One or two rows: the weights stream by once, in place, at the speed of memory.
+template <int M, class T>
+void MatmulStreams(const MatmulBlock& b) {
+  const int64_t step = (b.n_end - b.n_begin) / kDotColumns;
+  for (int64_t n = b.n_begin; n < b.n_begin + step; ++n) StreamTile<M, kDotColumns, T>(b, n, step);
+  for (int64_t n = b.n_begin + kDotColumns * step; n < b.n_end; ++n) StreamTile<M, 1, T>(b, n, 0);
 }
 
 // The weights that come next, fetched a few lines at a time between register tiles: in one burst they would
@@ -170,98 +157,122 @@ struct Ahead {
 
   inline void Fetch(int lines) {
     for (; lines > 0 && rows > 0; --lines) {
-      Prefetch(row + at);
+      PrefetchSecondLevel(row + at);
       at += 64;
       if (at >= row_bytes) at = 0, row += next_row, --rows;
     }
   }
 };
 
-// `count` register tiles of M rows below each other, over one block of k; partial lanes wait in `lanes`
+// Over one block of k, M rows of x and the columns of a strip, N at a time; partial lanes wait in `lanes`
 // between blocks.
-template <int M>
-void BlockedTiles(const MatmulBlock& b, const float* x, const float* strip, int64_t padded, bool first,
-                  bool last, int m_begin, int count, int64_t n_begin, int columns, float* lanes, Ahead& ahead,
-                  int lines) {
-  const int64_t x_stride = padded + kRowPad;
-  for (int m = m_begin; m < m_begin + count * M; m += M) {
-    float* tile_lanes = lanes + m * kDotColumns * kLanes;
-    F acc[M][kDotColumns];
+template <int M, int N, class W>
+inline void StripTile(const MatmulBlock& b, const float* x, int64_t x_stride, const W* w, int64_t w_stride,
+                      int64_t groups, bool first, bool last, int m, int64_t n_begin, int columns,
+                      float* lanes, Ahead& ahead, int lines) {
+  int n = 0;
+  for (; n < columns; n += N, w += N * w_stride) {
+    if constexpr (kStripColumns % N != 0) {
+      if (columns - n < N) break;
+    }
+    float* tile_lanes = lanes + (int64_t{n} * b.rows + m * N) * kLanes;
+    F acc[M][N];
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i) {
 #pragma GCC unroll 8
-      for (int n = 0; n < kDotColumns; ++n)
-        acc[i][n] = first ? Zero() : Load(tile_lanes + (i * kDotColumns + n) * kLanes);
+      for (int j = 0; j < N; ++j) acc[i][j] = first ? Zero() : Load(tile_lanes + (i * N + j) * kLanes);
     }
-    ahead.Fetch(lines);
-    DotTile<false>(x + m * x_stride, x_stride, strip, padded, padded / kGroup, 0, acc);
+    ahead.Fetch(lines * N / kStripColumns + 1);
+    DotTile<0>(x, x_stride, w, w_stride, groups, acc);
     if (last) {
-      Finish(b, m, n_begin, columns, acc);
+      Finish(b, m, n_begin + n, 1, columns - n < N ? columns - n : N, acc);
       continue;
     }
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i) {
 #pragma GCC unroll 8
-      for (int n = 0; n < kDotColumns; ++n) Store(tile_lanes + (i * kDotColumns + n) * kLanes, acc[i][n]);
+      for (int j = 0; j < N; ++j) Store(tile_lanes + (i * N + j) * kLanes, acc[i][j]);
     }
+  }
+  if constexpr (kStripColumns % N != 0) {
+    StripTile<M, kStripColumns % N>(b, x, x_stride, w, w_stride, groups, first, last, m, n_begin + n,
+                                    columns - n, lanes + int64_t{n} * b.rows * kLanes, ahead, lines);
   }
 }
 
-// Many rows: a strip of 4 weight rows becomes fp32 once per block of k and stays in the first-level cache
-// while the rows pass by from the second.
+// All rows of x over one block of k and one strip of weights, in register tiles of up to ROWS x N.
+template <int ROWS, int N, class W>
+inline void StripRows(const MatmulBlock& b, const float* x, int64_t x_stride, const W* w, int64_t w_stride,
+                      int64_t groups, bool first, bool last, int64_t n_begin, int columns, float* lanes,
+                      Ahead& ahead, int lines) {
+  for (int m = 0; m < b.rows;) {
+    const int take = TakeRows(b.rows - m, ROWS);
+    const auto run = [&]<int M>() {
+      StripTile<M, N>(b, x + m * x_stride, x_stride, w, w_stride, groups, first, last, m, n_begin, columns,
+                      lanes, ahead, lines * M);
+    };
+    if (take == 1) run.template operator()<1>();
+    if (take == 2) run.template operator()<2>();
+    if (take == 3) run.template operator()<3>();
+    if constexpr (ROWS > 3) {
+      if (take == 4) run.template operator()<4>();
+    }
+    if constexpr (ROWS > 4) {
+      if (take == 5) run.template operator()<5>();
+      if (take == 6) run.template operator()<6>();
+    }
+    m += take;
+  }
+}
+
+constexpr int kInPlaceRows = 8;
+
+// Weights pass in strips of 8 rows and one block of k, which stay in the first-level cache while the rows of
+// x pass by. For many rows of x a strip becomes fp32 once; few meet it in place, and then x is what stays.
 template <class T>
 void MatmulBlocked(const MatmulBlock& b) {
   float* const strip = b.scratch;
-  float* const lanes = b.scratch + b.k_block * kDotColumns;
+  float* const lanes = b.scratch + b.k_block * kStripColumns;
   const float* x = b.x;
   const T* const w = static_cast<const T*>(b.w);
+  const bool in_place = b.rows <= kInPlaceRows && b.k % kGroup == 0;
   for (int64_t k = 0; k < b.k; k += b.k_block) {
     const int64_t length = b.k - k < b.k_block ? b.k - k : b.k_block, padded = RoundUp(length, 64);
     const bool first = k == 0, last = k + length == b.k;
-    for (int64_t n = b.n_begin; n < b.n_end; n += kDotColumns) {
-      const int columns = b.n_end - n < kDotColumns ? static_cast<int>(b.n_end - n) : kDotColumns;
-      for (int i = 0; i < kDotColumns; ++i) {
+    for (int64_t n = b.n_begin; n < b.n_end; n += kStripColumns) {
+      const int columns = b.n_end - n < kStripColumns ? static_cast<int>(b.n_end - n) : kStripColumns;
+      const bool strips_end = n + kStripColumns >= b.n_end;
+      const T* next = strips_end ? w + b.n_begin * b.k + k + length : w + (n + kStripColumns) * b.k + k;
+      Ahead ahead{reinterpret_cast<const char*>(next), length * static_cast<int64_t>(sizeof(T)),
+                  b.k * static_cast<int64_t>(sizeof(T)), 0, strips_end && last ? 0 : kStripColumns};
+      const int lines =
+          static_cast<int>(kStripColumns * (length * static_cast<int64_t>(sizeof(T)) / 64 + 1)) / b.rows +
+          1;  // for each row of x
+      float* strip_lanes = lanes + (n - b.n_begin) * b.rows * kLanes;
+      if (in_place && columns == kStripColumns) {  // the same in all blocks of k: lanes wait in its order
+        StripRows<kFewRows, kFewColumns>(b, x, padded + kRowPad, w + n * b.k + k, b.k, length / kGroup, first,
+                                         last, n, columns, strip_lanes, ahead, lines);
+        continue;
+      }
+      for (int i = 0; i < kStripColumns; ++i) {
         float* row = strip + i * padded;
         const int64_t have = i < columns ? length : 0;
         if (have != 0) WidenHalves<T>(w + (n + i) * b.k + k, row, have);
         for (int64_t j = RoundUp(have, kGroup); j < padded; ++j) row[j] = 0;
       }
-      const bool columns_end = n + kDotColumns >= b.n_end;
-      const T* next = columns_end ? w + b.n_begin * b.k + k + length : w + (n + kDotColumns) * b.k + k;
-      Ahead ahead{reinterpret_cast<const char*>(next), length * static_cast<int64_t>(sizeof(T)),
-                  b.k * static_cast<int64_t>(sizeof(T)), 0, columns_end && last ? 0 : kDotColumns};
-      const int tiles = (b.rows + kDotRows - 1) / kDotRows;
-      const int lines =
-          static_cast<int>(kDotColumns * (length * static_cast<int64_t>(sizeof(T)) / 64 + 1)) / tiles + 1;
-      float* group = lanes + (n - b.n_begin) * b.rows * kLanes;
-      for (int m = 0; m < b.rows;) {
-        const int take = TakeRows(b.rows - m, kDotRows);
-        int count = 1;
-        while (TakeRows(b.rows - m - count * take, kDotRows) == take) ++count;
-        const auto run = [&]<int M>() {
-          BlockedTiles<M>(b, x, strip, padded, first, last, m, count, n, columns, group, ahead, lines);
-        };
-        if (take == 1) run.template operator()<1>();
-        if (take == 2) run.template operator()<2>();
-        if (take == 3) run.template operator()<3>();
-        if constexpr (kDotRows > 3) {
-          if (take == 4) run.template operator()<4>();
-          if (take == 5) run.template operator()<5>();
-          if (take == 6) run.template operator()<6>();
-        }
-        m += take * count;
-      }
+      StripRows<kDotRows, kDotColumns>(b, x, padded + kRowPad, strip, padded, padded / kGroup, first, last, n,
+                                       columns, strip_lanes, ahead, lines);
     }
     x += b.rows * (padded + kRowPad);
   }
 }
 
-constexpr int kDirectRows = 8;
-
 template <class T>
 void MatmulRange(const MatmulBlock& b) {
-  if (b.rows <= kDirectRows) {
-    MatmulDirect<T>(b);
+  if (b.rows == 1) {
+    MatmulStreams<1, T>(b);
+  } else if (b.rows == kStreamRows) {
+    MatmulStreams<2, T>(b);
   } else {
     MatmulBlocked<T>(b);
   }

@@ -10,8 +10,12 @@ namespace lombard::internal::isa_avx2 {
 inline constexpr int kLanes = 8;
 inline constexpr int kDotRows =
     3;  // register tile of the matrix product: 3 x 4 of the 16 registers accumulate
+// The same where weights are met in their own type, which takes registers.
+inline constexpr int kFewRows = 4, kFewColumns = 2;
 using F = __m256;
 
+// The compiler keeps the value in a register instead of loading it again at each use.
+inline void Keep(F& v) { asm("" : "+x"(v)); }
 inline F Set1(float v) { return _mm256_set1_ps(v); }
 inline F Zero() { return _mm256_setzero_ps(); }
 inline F Load(const float* p) { return _mm256_loadu_ps(p); }

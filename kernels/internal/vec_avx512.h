@@ -10,8 +10,12 @@ namespace lombard::internal::isa_avx512 {
 inline constexpr int kLanes = 16;
 inline constexpr int kDotRows =
     6;  // register tile of the matrix product: 6 x 4 of the 32 registers accumulate
+// The same where weights are met in their own type, which takes registers.
+inline constexpr int kFewRows = 6, kFewColumns = 4;
 using F = __m512;
 
+// The compiler keeps the value in a register instead of loading it again at each use.
+inline void Keep(F& v) { asm("" : "+v"(v)); }
 inline F Set1(float v) { return _mm512_set1_ps(v); }
 inline F Zero() { return _mm512_setzero_ps(); }
 inline F Load(const float* p) { return _mm512_loadu_ps(p); }

@@ -10,10 +10,18 @@ namespace lombard::internal::isa_base {
 
 inline constexpr int kLanes = 4;
 inline constexpr int kDotRows = 3;  // register tile of the matrix product: 3 x 4 accumulators
+// The same where weights are met in their own type, which takes registers.
+inline constexpr int kFewRows = 3, kFewColumns = 4;
 typedef float F __attribute__((vector_size(16)));
 typedef int32_t I __attribute__((vector_size(16)));
 typedef uint32_t U __attribute__((vector_size(16)));
 
+// The compiler keeps the value in a register instead of loading it again at each use.
+#if defined(__x86_64__)
+inline void Keep(F& v) { asm("" : "+x"(v)); }
+#else
+inline void Keep(F&) {}
+#endif
 inline F Set1(float v) { return F{v, v, v, v}; }
 inline F Zero() { return Set1(0); }
 inline F Load(const void* p) {
