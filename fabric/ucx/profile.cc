@@ -106,8 +106,8 @@ absl::StatusOr<UcxProfile> ChooseUcxProfile(const UcxHost& host, absl::string_vi
   if (name.empty()) name = modern && host.has_rdma ? kRendezvous : kTcp;
   if (name == kTcp || name == kTcpShm) return EagerOnly(host, name);
   if (name == kRendezvous) return Rendezvous();
-  return absl::InvalidArgumentError(
-      absl::StrCat("UCX profile '", name, "' is unknown; there are ", kTcp, ", ", kTcpShm, " and ", kRendezvous));
+  return absl::InvalidArgumentError(absl::StrCat("UCX profile '", name, "' is unknown; there are ", kTcp,
+                                                 ", ", kTcpShm, " and ", kRendezvous));
 }
 
 }  // namespace lombard
