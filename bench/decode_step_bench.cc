@@ -1,9 +1,11 @@
 // One decode step of a real model shape over a long context: all KV at home with both cores, against half of
-// it at a second rank with one core each. Prints the parts of both, the whole-model decode over a short
+// it at a second rank with one core each (rank r is kept on core r). Prints the parts of both, the whole-model decode over a short
 // context, and the read bandwidth, all from interleaved runs.
 //
 //   lombard model create --preset llama-3.2-1b --output /tmp/llama-3.2-1b
 //   mpirun -n 2 --bind-to none build/ci/bin/decode_step_bench /tmp/llama-3.2-1b [context tokens] [rounds]
+#include <sched.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -35,6 +37,14 @@ double Seconds() {
 double Median(std::vector<double> values) {
   std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
   return values[values.size() / 2];
+}
+
+// The calling thread, and those it starts from now on.
+void StayOn(std::initializer_list<int> cores) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (const int core : cores) CPU_SET(core, &set);
+  CHECK_EQ(sched_setaffinity(0, sizeof set, &set), 0) << "this benchmark needs two cores";
 }
 
 // bf16 of small numbers, written by both threads.
@@ -139,6 +149,7 @@ int Run(const std::string& dir, int context, int rounds) {
   auto storage = KvStorage::Create(layout, c.layers, static_cast<uint32_t>(rank == 0 ? blocks : blocks / 2));
   CHECK_OK(storage.status());
   FillWithNoise(**storage);
+  StayOn({rank});
   auto transport = MakeUcxTransport(**bootstrap, {});
   CHECK_OK(transport.status());
   const Isa isa = DetectIsa();
@@ -159,6 +170,7 @@ int Run(const std::string& dir, int context, int rounds) {
     if (rank == 1) {
       while (!pump.down()) std::this_thread::sleep_for(std::chrono::milliseconds(50));
     } else {
+      StayOn({0, 1});
       ThreadPool both(2);
       const auto step = [&](ThreadPool* pool, int local_blocks, int lent_blocks) {
         const CpuContext cpu{isa, pool};
@@ -192,8 +204,10 @@ int Run(const std::string& dir, int context, int rounds) {
       std::vector<double> bandwidth;
       for (int round = 0; round <= rounds; ++round) {
         const double b = ReadBandwidth(**storage, both);
-        const StepTimes one = step(&both, blocks, 0), two = step(nullptr, blocks / 2, blocks / 2),
-                        three = step(&both, 1, 0);
+        const StepTimes one = step(&both, blocks, 0), three = step(&both, 1, 0);
+        StayOn({0});
+        const StepTimes two = step(nullptr, blocks / 2, blocks / 2);
+        StayOn({0, 1});
         if (round == 0) continue;  // warm-up
         bandwidth.push_back(b), all_local.Add(one), half_remote.Add(two), short_context.Add(three);
       }
