@@ -19,6 +19,17 @@ std::vector<BlockId> BlockTable::AllLocal() const {
   return ids;
 }
 
+void BlockTable::AddShared(const std::vector<BlockId>& ids) {
+  CHECK(end_block() == 0 && spare_.empty() && runs_.empty());
+  local_.assign(ids.begin(), ids.end());
+}
+
+void BlockTable::ReplaceLocal(uint32_t block, BlockId id) {
+  CHECK_GE(block, first_local());
+  CHECK_LT(block, end_block());
+  local_[block - first_local()] = id;
+}
+
 void BlockTable::AddLoan(LoanId loan, uint64_t epoch, InstanceId creditor, uint32_t slots) {
   CHECK_GT(slots, 0u);
   runs_.push_back({.loan = loan, .epoch = epoch, .creditor = creditor, .slots = slots});
@@ -85,6 +96,12 @@ std::vector<BlockId> BlockTable::DropBefore(uint32_t block, std::vector<LoanId>*
     ++dropped_;
   }
   return freed;
+}
+
+void BlockTable::DropSpare(BlockId id) {
+  const auto at = std::find(spare_.begin(), spare_.end(), id);
+  CHECK(at != spare_.end());
+  spare_.erase(at);
 }
 
 std::vector<BlockId> BlockTable::TakeSpare() { return std::exchange(spare_, {}); }

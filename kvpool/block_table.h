@@ -54,6 +54,10 @@ class BlockTable {
   uint64_t TokenCapacity() const {
     return uint64_t{end_block()} * block_tokens_ + uint64_t{spare_blocks()} * block_tokens_;
   }
+  // The first blocks of the sequence, full, read by others too. REQUIRES: an empty table.
+  void AddShared(const std::vector<BlockId>& ids);
+  // Another block with the same contents in the place of a local one.
+  void ReplaceLocal(uint32_t block, BlockId id);
   void AddSpare(const std::vector<BlockId>& ids) { spare_.insert(spare_.end(), ids.begin(), ids.end()); }
   void AddLoan(LoanId loan, uint64_t epoch, InstanceId creditor, uint32_t slots);
   // Makes `token_count` tokens addressable by taking blocks from the spare ones. REQUIRES: token_count <=
@@ -74,6 +78,7 @@ class BlockTable {
   // Drops blocks before `block` (behind every window). Returns the local ids to release; loans left without
   // use are moved to `repaid`.
   std::vector<BlockId> DropBefore(uint32_t block, std::vector<LoanId>* repaid);
+  void DropSpare(BlockId id);        // gives up one; the caller releases it
   std::vector<BlockId> TakeSpare();  // gives up all spare blocks; the caller releases them
   // Forgets everything; returns the local ids (spare ones too) for the caller to release. Loans are the
   // caller's to repay.

@@ -14,10 +14,12 @@ KvPool::KvPool(uint32_t block_count, std::function<void(BlockId)> on_free)
 }
 
 absl::StatusOr<std::vector<BlockId>> KvPool::Allocate(uint32_t count) {
-  if (count > free_.size()) {
-    return absl::ResourceExhaustedError(absl::StrCat("asked for ", count, " KV blocks, ", free_.size(),
+  if (count > free_count()) {
+    return absl::ResourceExhaustedError(absl::StrCat("asked for ", count, " KV blocks, ", free_count(),
                                                      " of ", references_.size(), " are free"));
   }
+  if (count > free_.size()) cache_->Evict(count - static_cast<uint32_t>(free_.size()));
+  CHECK_LE(count, free_.size()) << "the cache keeps blocks that it offered";
   std::vector<BlockId> ids(free_.rbegin(), free_.rbegin() + count);
   free_.resize(free_.size() - count);
   for (BlockId id : ids) references_[Value(id)] = 1;
@@ -29,6 +31,7 @@ void KvPool::Retain(BlockId id) {
   CHECK_LT(Value(id), references_.size());
   CHECK_GT(references_[Value(id)], 0u) << "retain of free block " << Value(id);
   ++references_[Value(id)];
+  used_max_ = std::max(used_max_, used_count());  // a reader may just have taken it from the cache
 }
 
 void KvPool::Release(BlockId id) {

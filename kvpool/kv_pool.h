@@ -18,10 +18,22 @@
 
 namespace lombard {
 
+// Keeps blocks that are worth keeping and that nobody needs now. The pool counts those as free and asks for
+// them back when it runs short; whoever asked the pool never knows.
+class BlockCache {
+ public:
+  virtual ~BlockCache() = default;
+  virtual uint32_t unread_blocks() const = 0;  // what Evict could free, exactly
+  virtual uint32_t Evict(uint32_t count) = 0;  // releases `count` blocks, or all it can; returns how many
+};
+
 class KvPool {
  public:
   // `on_free` is called for each block that becomes free (tests fill its bytes with NaN there); may be empty.
   explicit KvPool(uint32_t block_count, std::function<void(BlockId)> on_free = {});
+
+  // At most one; it must end, or be taken away, before the pool does. Null: none.
+  void set_cache(BlockCache* cache) { cache_ = cache; }
 
   // kResourceExhausted (with both numbers) leaves the pool as it was. Lowest ids are handed out first after a
   // fresh start.
@@ -31,7 +43,10 @@ class KvPool {
   void ReleaseAll(absl::Span<const BlockId> ids);
 
   uint32_t total_count() const { return static_cast<uint32_t>(references_.size()); }
-  uint32_t free_count() const { return static_cast<uint32_t>(free_.size()); }
+  // What Allocate can give, blocks of the cache included.
+  uint32_t free_count() const {
+    return static_cast<uint32_t>(free_.size()) + (cache_ == nullptr ? 0 : cache_->unread_blocks());
+  }
   uint32_t used_count() const { return total_count() - free_count(); }
   uint32_t used_max() const { return used_max_; }
   uint32_t references(BlockId id) const;
@@ -43,6 +58,7 @@ class KvPool {
   std::vector<uint32_t> references_;
   std::vector<BlockId> free_;  // a stack: the block freed last is taken first, while its bytes are warm
   uint32_t used_max_ = 0;
+  BlockCache* cache_ = nullptr;
   std::function<void(BlockId)> on_free_;
 };
 

@@ -39,4 +39,12 @@ void KvStorage::Poison(BlockId id) const {
   }
 }
 
+void KvStorage::Copy(BlockId from, BlockId to) const {
+  const size_t bytes = static_cast<size_t>(layout_.block_bytes());
+  for (int layer = 0; layer < layers_; ++layer) {
+    std::memcpy(k(layer, to), k(layer, from), bytes);
+    std::memcpy(v(layer, to), v(layer, from), bytes);
+  }
+}
+
 }  // namespace lombard

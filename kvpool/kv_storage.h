@@ -33,6 +33,7 @@ class KvStorage {
   std::byte* v(int layer, BlockId id) const { return At(2 * layer + 1, id); }
   // Fills the block with NaN in every layer: whoever reads it after it was freed sees so in the logits.
   void Poison(BlockId id) const;
+  void Copy(BlockId from, BlockId to) const;  // all layers
 
   // Bytes of one block in all layers.
   static int64_t BlockBytes(const KvLayout& layout, int layers) { return 2 * layers * layout.block_bytes(); }

@@ -213,6 +213,22 @@ void PrefixTree::Append(Node* node, uint64_t hash, absl::Span<const int32_t> tok
   stats_.adopted_blocks += blocks.size();
 }
 
+uint32_t PrefixTree::Withdraw(PrefixReader reader) {
+  const auto it = readers_.find(reader);
+  CHECK(it != readers_.end()) << "no reader " << Value(reader);
+  Node*& end = it->second.end;
+  while (end->parent != nullptr && end->readers == 1 && end->children.empty()) {
+    Node* const parent = end->parent;
+    read_blocks_ -= end->blocks.size();
+    stats_.withdrawn_blocks += end->blocks.size();
+    end->readers = end->readers_ending = 0;
+    Shrink(end, 0);
+    ++parent->readers_ending;
+    end = parent;
+  }
+  return end->end_block();
+}
+
 uint32_t PrefixTree::Evict(uint32_t count) {
   ++evict_calls_;
   uint32_t freed = 0;

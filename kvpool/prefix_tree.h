@@ -93,13 +93,14 @@ struct PrefixStats {
   uint64_t adopted_blocks = 0;
   uint64_t duplicate_blocks = 0;
   uint64_t evicted_blocks = 0;
+  uint64_t withdrawn_blocks = 0;
 };
 
-class PrefixTree {
+class PrefixTree final : public BlockCache {
  public:
   // `pool` outlives the tree. `hash` is for tests that force collisions.
   PrefixTree(KvPool* pool, PrefixSpace space, BlockHash hash = HashBlock);
-  ~PrefixTree();
+  ~PrefixTree() override;
   PrefixTree(const PrefixTree&) = delete;
   PrefixTree& operator=(const PrefixTree&) = delete;
 
@@ -134,12 +135,16 @@ class PrefixTree {
   std::vector<Duplicate> Extend(PrefixReader reader, absl::Span<const int32_t> tokens,
                                 absl::Span<const BlockId> blocks, absl::Time now);
 
+  // The reader's sequence gives its blocks away and shares them no longer: the tree forgets those at the end
+  // of its path that nobody else reads and nothing follows. It goes on reading the rest; returns how many.
+  uint32_t Withdraw(PrefixReader reader);
+
   // Frees up to `count` blocks; returns how many.
-  uint32_t Evict(uint32_t count);
+  uint32_t Evict(uint32_t count) override;
 
   uint32_t block_count() const { return block_count_; }
   // Blocks that Evict could free, if nobody but readers holds references to the tree's blocks.
-  uint32_t unread_blocks() const { return block_count_ - read_blocks_; }
+  uint32_t unread_blocks() const override { return block_count_ - read_blocks_; }
   uint32_t node_count() const { return static_cast<uint32_t>(nodes_.size() - roots_.size()); }
   uint32_t reader_count() const { return static_cast<uint32_t>(readers_.size()); }
   bool Has(BlockId id) const { return has_[Value(id)]; }

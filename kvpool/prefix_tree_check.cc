@@ -74,9 +74,11 @@ absl::Status PrefixTree::CheckInvariants() const {
                                             ", roots ", roots, " of ", roots_.size(), ", read ", read, " of ",
                                             read_blocks_, ", leaves ", listed, " of ", leaves_.size(),
                                             ", readers ", ending, " of ", readers_.size()));
-  if (stats_.adopted_blocks != stats_.evicted_blocks + block_count_)
+  if (stats_.adopted_blocks != stats_.evicted_blocks + stats_.withdrawn_blocks + block_count_) {
     return absl::InternalError(absl::StrCat("adopted ", stats_.adopted_blocks, ", evicted ",
-                                            stats_.evicted_blocks, ", has ", block_count_));
+                                            stats_.evicted_blocks, ", withdrawn ", stats_.withdrawn_blocks,
+                                            ", has ", block_count_));
+  }
   return absl::OkStatus();
 }
 

@@ -100,6 +100,9 @@ Report MakeReport(size_t requests, const Samples& samples, double seconds,
     rank.kv_tokens = {w.kv_capacity(), w.kv_used_max(), w.kv_lent_max(), w.kv_borrowed_max()};
     rank.served_steps = w.served_steps();
     report.ranks.push_back(rank);
+    report.prefix_cache.queried += w.prefix_queried();
+    report.prefix_cache.hit += w.prefix_hit();
+    report.prefix_cache.evicted += w.prefix_evicted();
     report.loans.granted += w.loans_granted();
     report.loans.refused += w.loans_refused();
     report.loans.repaid += w.loans_repaid();
@@ -112,6 +115,10 @@ void PrintSummary(const Report& report, double seconds) {
   absl::FPrintF(stderr, "%d requests, %d prompt and %d output tokens in %.2f s: %.1f output tokens/s\n",
                 report.requests, report.tokens.prompt, report.tokens.output, seconds,
                 report.output_tokens_per_s);
+  if (report.prefix_cache.hit > 0) {
+    absl::FPrintF(stderr, "prefix cache: %d of %d prompt tokens were there already\n",
+                  report.prefix_cache.hit, report.prefix_cache.queried);
+  }
   for (size_t i = 0; i < report.ranks.size() && report.ranks.size() > 1; ++i) {
     const auto& kv = report.ranks[i].kv_tokens;
     absl::FPrintF(stderr,
@@ -175,8 +182,8 @@ absl::Status RunBatch(const GenerateOptions& options, const Tokenizer& tokenizer
                .samples = std::vector<SequenceResult>(n),
                .missing = n};
     for (size_t sample = 0; sample < n; ++sample) {
-      ASSIGN_OR_RETURN(const uint64_t number,
-                       job.Submit(prompt, request.sampling, static_cast<uint32_t>(sample)));
+      ASSIGN_OR_RETURN(const uint64_t number, job.Submit(prompt, request.sampling,
+                                                         static_cast<uint32_t>(sample), request.cache_salt));
       place[number] = {i, sample};
     }
   }

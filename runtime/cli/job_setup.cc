@@ -113,6 +113,7 @@ absl::StatusOr<WorkerSettings> ResolveSettings(const WorkerOptions& options, con
   settings.engine.block_tokens = options.block_tokens;
   settings.engine.max_batch_tokens = options.max_batch_tokens;
   settings.engine.max_batch_size = options.max_batch_size;
+  settings.engine.prefix_cache = options.prefix_cache;
   settings.engine.decode_move_tokens = cluster.lending.decode_move_tokens;
   settings.engine.lending = policy != Policy::kNone;
   settings.engine.max_model_len =

@@ -117,6 +117,11 @@ absl::StatusOr<std::string> ParseIsaName(const std::string& text) {
   return absl::InvalidArgumentError(absl::StrCat("'", text, "' is none of base, avx2, avx512, amx"));
 }
 
+absl::StatusOr<bool> ParseOnOff(const std::string& text) {
+  if (text == "on" || text == "off") return text == "on";
+  return absl::InvalidArgumentError(absl::StrCat("'", text, "' is neither on nor off"));
+}
+
 // A rank's place without MPI: host:port.
 absl::StatusOr<std::string> ParseRendezvous(const std::string& text) {
   const size_t colon = text.rfind(':');
@@ -148,6 +153,8 @@ void AddWorkerFlags(CLI::App* app, WorkerOptions* o) {
   flags.Whole("--max-batch-tokens", &o->max_batch_tokens, 1, 1 << 20,
               "tokens computed in one step: decodes, then prefill chunks [512]");
   flags.Whole("--max-batch-size", &o->max_batch_size, 1, 1 << 16, "sequences in one step [256]");
+  flags.Value("--prefix-cache", "on|off", &o->prefix_cache, ParseOnOff,
+              "keep KV of prompts and reuse it for equal beginnings [on]");
   flags.Whole("--in-process", &o->in_process, 1, kInProcessMax,
               "run N workers in this process, without MPI and UCX");
   flags.Text("--ucx-profile", "NAME", &o->ucx_profile,

@@ -36,6 +36,8 @@ struct WorkerOptions {
   uint32_t max_batch_tokens = 512;        // query tokens of one step: decodes first, then prefill chunks
   uint32_t max_batch_size = 256;          // sequences of one step
 
+  bool prefix_cache = true;
+
   uint32_t in_process = 0;             // N > 0: N workers in this process over the loopback transport
   std::string ucx_profile;             // empty: chosen at start; see fabric/ucx/profile.h
   std::optional<uint32_t> rank, size;  // launcher-less start; both or none

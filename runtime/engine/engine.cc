@@ -43,9 +43,19 @@ Engine::Engine(const EngineOptions& options, const Model* model, const Tokenizer
       transformer_(model, context),
       shape_(ShapeOf(model->config())),
       attention_(shape_, context, storage, client),
-      window_max_(WidestWindow(model->config().layer_windows)) {}
+      window_max_(WidestWindow(model->config().layer_windows)) {
+  // Where every layer forgets, there is no prefix to keep.
+  if (!options_.prefix_cache || window_max_ > 0) return;
+  prefixes_ = std::make_unique<PrefixTree>(
+      pool_, PrefixSpace{.model_fingerprint = model->fingerprint(),
+                         .kv_format = std::string(DTypeName(storage->layout().dtype)),
+                         .block_tokens = options_.block_tokens});
+  pool_->set_cache(prefixes_.get());
+}
 
-Engine::~Engine() = default;
+Engine::~Engine() {
+  if (prefixes_ != nullptr) pool_->set_cache(nullptr);
+}
 
 void Engine::Submit(SequenceRequest request, absl::Time now) {
   auto sequence = std::make_unique<Sequence>(std::move(request), options_.block_tokens, tokenizer_,
@@ -200,6 +210,7 @@ void Engine::Commit(const std::vector<Row>& rows, std::vector<float>& logits, ab
       pool_->ReleaseAll(s.table.DropBefore(static_cast<uint32_t>(visible) / options_.block_tokens, &repaid));
       for (LoanId loan : repaid) rmanager_->Repay(loan, now);
     }
+    ShareFullBlocks(s, now);
     if (!samples) continue;
     const absl::Span<float> scores = absl::MakeSpan(logits).subspan(logit_row++ * vocabulary, vocabulary);
     const absl::Span<const int32_t> tokens = s.tokens;
@@ -239,6 +250,7 @@ Sequence* Engine::Find(const RequestId& id) {
 absl::Status Engine::CheckInvariants() const {
   RETURN_IF_ERROR(pool_->CheckInvariants());
   RETURN_IF_ERROR(rmanager_->CheckInvariants());
+  if (prefixes_ != nullptr) RETURN_IF_ERROR(prefixes_->CheckInvariants());
   for (const auto* list : {&waiting_, &running_}) {
     for (const SequencePtr& s : *list)
       RETURN_IF_ERROR(Annotate(s->table.CheckInvariants(), ToString(s->id())));

@@ -26,6 +26,7 @@
 #include "distattn/remote_client.h"
 #include "distattn/step_attention.h"
 #include "kvpool/kv_pool.h"
+#include "kvpool/prefix_tree.h"
 #include "rmanager/rmanager.h"
 #include "runtime/engine/sequence.h"
 #include "runtime/engine/transformer.h"
@@ -44,6 +45,7 @@ struct EngineOptions {
   // periods.
   absl::Duration borrow_patience = absl::Milliseconds(400);
   bool lending = true;
+  bool prefix_cache = true;   // KV of equal prefixes is computed once and kept until memory is wanted
   bool poison_freed = false;  // NaN into local blocks that were lent away (tests)
   InstanceId self{};
 };
@@ -77,6 +79,7 @@ class Engine {
   uint32_t running_count() const { return static_cast<uint32_t>(running_.size()); }
   uint32_t waiting_count() const { return static_cast<uint32_t>(waiting_.size()); }
   uint64_t preemptions() const { return preemptions_; }
+  PrefixStats prefix_stats() const { return prefixes_ == nullptr ? PrefixStats{} : prefixes_->stats(); }
   absl::Time NextRetry() const;  // earliest retry_at of the waiting; InfiniteFuture when none
   absl::Status CheckInvariants() const;
 
@@ -90,6 +93,14 @@ class Engine {
   bool TryAdmit(Sequence& sequence, absl::Time now);
   uint32_t BlocksOfYoungerThanClaim() const;                        // that they hold here
   bool Block(Sequence& sequence, uint32_t blocks, absl::Time now);  // notes what it lacks; false
+
+  // engine_prefix.cc
+  bool SomeoneComputesMoreOf(const Sequence& sequence, uint64_t cached_tokens) const;
+  // Admits at home over what the cache has of its tokens, if that needs no more than is free.
+  bool TryAdmitOverPrefix(Sequence& sequence, const PrefixMatch& match, uint32_t blocks, absl::Time now);
+  void ShareFullBlocks(Sequence& sequence, absl::Time now);
+  void StopSharing(Sequence& sequence);
+  void LeavePrefix(Sequence& sequence, absl::Time now);
   // How many of the `wanted` next tokens have room now; finds more room where it can. 0: blocked.
   uint32_t MakeRoom(Sequence& sequence, uint32_t wanted, absl::Time now);
   bool PreemptYoungerThan(const Sequence& sequence, absl::Time now);
@@ -122,7 +133,8 @@ class Engine {
   Transformer transformer_;
   const AttentionShape shape_;
   StepAttention attention_;
-  int window_max_ = 0;  // 0: some layer sees everything
+  int window_max_ = 0;                    // 0: some layer sees everything
+  std::unique_ptr<PrefixTree> prefixes_;  // null: no prefix cache
 
   using Sequences = std::vector<SequencePtr>;
   Sequences waiting_;  // by age

@@ -30,8 +30,13 @@ absl::Status Engine::FlipStoredBlocks() {
       for (uint32_t i = 0; i < oldest.blocks; ++i)
         freed.push_back(s->table.LocalBlock(s->table.first_local() + i));
       s->table.FlipToLent(oldest.blocks);
-      if (options_.poison_freed) {
-        for (BlockId id : freed) storage_->Poison(id);
+      for (BlockId id : freed) {
+        if (pool_->references(id) > 1) {  // others read on
+          s->table.DropSpare(id);
+          pool_->Release(id);
+        } else if (options_.poison_freed) {
+          storage_->Poison(id);
+        }
       }
       client_->ForgetTransfer(oldest.transfer);
       s->exports.pop_front();
@@ -78,6 +83,11 @@ uint32_t Engine::BlocksOfYoungerThanClaim() const {
 bool Engine::TryAdmit(Sequence& s, absl::Time now) {
   const uint64_t tokens = std::min<uint64_t>(s.tokens.size() + options_.headroom_tokens, s.tokens_max());
   const uint32_t need = BlocksFor(tokens), free = pool_->free_count();
+  if (prefixes_ != nullptr) {
+    const PrefixMatch match = prefixes_->Match(s.request.cache_salt, s.tokens);
+    if (SomeoneComputesMoreOf(s, match.tokens)) return false;
+    if (TryAdmitOverPrefix(s, match, need, now)) return true;
+  }
   if (need <= free) {
     if (!rmanager_->MayAdmitLocally(s.id(), need, BlocksOfYoungerThanClaim())) return Block(s, need, now);
     s.table.AddSpare(*pool_->Allocate(need));
@@ -124,6 +134,7 @@ void Engine::HandleEvent(const RManager::Event& event, absl::Time now) {
       for (const Loan& loan : borrowed->loans) rmanager_->Repay(loan.id, now);
       return;
     }
+    StopSharing(*s);
     for (const Loan& loan : borrowed->loans)
       s->table.AddLoan(loan.id, loan.epoch, loan.creditor, loan.blocks);
     if (moves) {
@@ -221,6 +232,7 @@ void Engine::ReleaseMemory(Sequence& s, absl::Time now) {
   s.exports.clear();
   EndMove(s);
   s.ticket.reset();
+  LeavePrefix(s, now);
   pool_->ReleaseAll(s.table.Clear());
   rmanager_->RepayAll(s.id(), now);  // loans, and borrowings under way
 }

@@ -11,6 +11,7 @@
 #include "absl/time/time.h"
 #include "base/ids.h"
 #include "kvpool/block_table.h"
+#include "kvpool/prefix_tree.h"
 #include "runtime/engine/sampling_params.h"
 #include "runtime/engine/stop_checker.h"
 
@@ -22,6 +23,7 @@ struct SequenceRequest {
   std::vector<int32_t> prompt;
   SamplingParams sampling;
   uint32_t sample_index = 0;  // of n
+  std::string cache_salt;     // KV is shared only between requests of equal salt
 };
 
 // What the instance says of it, in order. The last one has `finished`.
@@ -68,6 +70,9 @@ struct Sequence {
   uint32_t computed = 0;        // tokens whose KV is stored; < tokens.size() until finished
   BlockTable table;
   StopChecker stop;
+
+  std::optional<PrefixReader> reader;  // while it reads blocks of the prefix cache or may give it some
+  bool shares = false;                 // gives its full blocks to the cache; needs a reader
 
   SequencePhase phase = SequencePhase::kWaiting;
   std::deque<BlockExport> exports;

@@ -71,6 +71,9 @@ std::string ReportJson(const Report& r) {
                               {"borrowed_max", rank.kv_tokens.borrowed_max}}},
                             {"served_steps", rank.served_steps}});
   }
+  out["prefix_cache"] = {{"queried_tokens", r.prefix_cache.queried},
+                         {"hit_tokens", r.prefix_cache.hit},
+                         {"evicted_tokens", r.prefix_cache.evicted}};
   out["loans"] = {{"granted", r.loans.granted},
                   {"refused", r.loans.refused},
                   {"recalled", r.loans.recalled},

@@ -41,6 +41,10 @@ struct Report {
   } wire_bytes;
   std::vector<RankReport> ranks;
   struct {
+    uint64_t queried = 0, hit = 0,
+             evicted = 0;  // tokens: of admitted requests, of them found, given up again
+  } prefix_cache;
+  struct {
     uint64_t granted = 0, refused = 0, recalled = 0, repaid = 0, lost = 0;
   } loans;
 };

@@ -220,6 +220,10 @@ absl::Status ReadBody(const json& body, const RequestDefaults& defaults, Generat
   RETURN_IF_ERROR(ReadBool(body, "skip_special_tokens", &s.skip_special_tokens));
   RETURN_IF_ERROR(ReadStops(body, &s));
   RETURN_IF_ERROR(ReadLogprobs(body, &s));
+  if (const json* salt = Find(body, "cache_salt"); salt != nullptr) {
+    if (!salt->is_string()) return WrongType("cache_salt", *salt, "a string");
+    request->cache_salt = salt->get<std::string>();
+  }
   std::optional<uint64_t> seed = defaults.seed;
   RETURN_IF_ERROR(ReadSeed(body, &seed));
   if (seed) {

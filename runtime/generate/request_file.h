@@ -39,6 +39,7 @@ struct GenerateRequest {
   std::variant<std::string, std::vector<int32_t>> prompt;
   bool add_special_tokens = true;  // of a text prompt: BOS and EOS as the tokenizer's post-processor says
   SamplingParams sampling;
+  std::string cache_salt;             // KV is shared only between requests of equal salt
   std::optional<RequestError> error;  // set: nothing else but id_json and line counts
 };
 

@@ -13,7 +13,8 @@ Job::Job(const std::vector<Router::Instance>& instances, const Clock* clock)
 }
 
 absl::StatusOr<uint64_t> Job::Submit(std::vector<int32_t> prompt, const SamplingParams& sampling,
-                                     uint32_t sample_index, std::optional<InstanceId> home_wanted) {
+                                     uint32_t sample_index, std::string cache_salt,
+                                     std::optional<InstanceId> home_wanted) {
   CHECK(worker_ != nullptr);
   messages::ControlMessage message;
   int home;
@@ -34,7 +35,8 @@ absl::StatusOr<uint64_t> Job::Submit(std::vector<int32_t> prompt, const Sampling
     ToMessage(SequenceRequest{.id = {.arrival_us = arrival_us, .number = number},
                               .prompt = std::move(prompt),
                               .sampling = sampling,
-                              .sample_index = sample_index},
+                              .sample_index = sample_index,
+                              .cache_salt = std::move(cache_salt)},
               message.mutable_submit());
   }
   RETURN_IF_ERROR(worker_->SendControl(home, message));

@@ -52,7 +52,8 @@ class Job final : public FrontDoor {
   // Returns the sequence's number. kUnavailable: the job has failed.
   // `home`: the instance, instead of the router's choice.
   absl::StatusOr<uint64_t> Submit(std::vector<int32_t> prompt, const SamplingParams& sampling,
-                                  uint32_t sample_index, std::optional<InstanceId> home = {});
+                                  uint32_t sample_index, std::string cache_salt = {},
+                                  std::optional<InstanceId> home = {});
   // Sequences that finished since the last call; waits up to `wait` for one. The error is the job's failure.
   absl::StatusOr<std::vector<SequenceResult>> Wait(absl::Duration wait);
   JobProgress progress() const;

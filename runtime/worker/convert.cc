@@ -9,6 +9,7 @@ void ToMessage(const SequenceRequest& request, messages::SubmitSequence* out) {
   out->set_number(request.id.number);
   out->mutable_prompt()->Assign(request.prompt.begin(), request.prompt.end());
   out->set_sample_index(request.sample_index);
+  out->set_cache_salt(request.cache_salt);
   const SamplingParams& from = request.sampling;
   messages::Sampling& to = *out->mutable_sampling();
   to.set_max_tokens(from.max_tokens);
@@ -32,7 +33,8 @@ absl::StatusOr<SequenceRequest> FromMessage(const messages::SubmitSequence& mess
   SequenceRequest request{.id = {.arrival_us = message.arrival_us(), .number = message.number()},
                           .prompt = {message.prompt().begin(), message.prompt().end()},
                           .sampling = {},
-                          .sample_index = message.sample_index()};
+                          .sample_index = message.sample_index(),
+                          .cache_salt = message.cache_salt()};
   const messages::Sampling& from = message.sampling();
   SamplingParams& to = request.sampling;
   to.max_tokens = from.max_tokens();

@@ -325,6 +325,10 @@ void Worker::SendReport() {
   report_.set_loans_repaid(loans.repaid);
   report_.set_loans_lost(loans.lost);
   report_.set_preemptions(engine_->preemptions());
+  const PrefixStats prefixes = engine_->prefix_stats();
+  report_.set_prefix_queried(prefixes.queried_tokens);
+  report_.set_prefix_hit(prefixes.hit_tokens);
+  report_.set_prefix_evicted(prefixes.evicted_blocks * block_tokens);
   messages::ControlMessage message;
   *message.mutable_report() = report_;
   SendControl(0, message).IgnoreError();

@@ -41,6 +41,24 @@ TEST(BlockTable, LendsTheOldestBlocksFirstAndGetsTheirLocalBlocksBack) {
   EXPECT_EQ(table.end_block(), 5u);
 }
 
+TEST(BlockTable, BeginsWithSharedBlocksAndTakesATwinInTheirPlace) {
+  BlockTable table(4);
+  table.AddShared(Ids(7, 2));
+  table.AddSpare(Ids(0, 2));
+  EXPECT_EQ(table.TokenCapacity(), 16u);
+  table.Extend(10);
+  EXPECT_EQ(table.LocalBlock(1), BlockId{8});
+  table.ReplaceLocal(2, BlockId{5});
+  EXPECT_EQ(table.LocalBlock(2), BlockId{5});
+  EXPECT_EQ(table.held_blocks(), 4u);
+  // A shared block that went to a creditor is no spare one.
+  table.AddLoan(LoanId{7}, 1, InstanceId{2}, 1);
+  table.FlipToLent(1);
+  table.DropSpare(BlockId{7});
+  EXPECT_EQ(table.spare_blocks(), 1u);
+  EXPECT_TRUE(table.CheckInvariants().ok());
+}
+
 TEST(BlockTable, DropsBehindTheWindowWhereverTheBlocksLie) {
   BlockTable table(4);
   table.AddSpare(Ids(0, 4));

@@ -32,6 +32,38 @@ TEST(KvPool, ABlockIsFreeOnlyAtZeroReferences) {
   EXPECT_EQ(pool.free_count(), 2u);
 }
 
+// Holds blocks and gives back the last ones.
+class ListCache final : public BlockCache {
+ public:
+  explicit ListCache(KvPool* pool) : pool_(pool), blocks_(*pool->Allocate(3)) { pool_->set_cache(this); }
+  uint32_t unread_blocks() const override { return static_cast<uint32_t>(blocks_.size()); }
+  uint32_t Evict(uint32_t count) override {
+    for (uint32_t i = 0; i < count; ++i) {
+      pool_->Release(blocks_.back());
+      blocks_.pop_back();
+    }
+    return count;
+  }
+
+ private:
+  KvPool* pool_;
+  std::vector<BlockId> blocks_;
+};
+
+TEST(KvPool, BlocksOfTheCacheCountAsFreeAndComeBackWhenTheyAreWanted) {
+  KvPool pool(5);
+  ListCache cache(&pool);
+  EXPECT_EQ(pool.free_count(), 5u);
+  EXPECT_EQ(pool.used_count(), 0u);
+  EXPECT_TRUE(pool.Allocate(2).ok());
+  EXPECT_EQ(cache.unread_blocks(), 3u) << "free ones first";
+  EXPECT_TRUE(pool.Allocate(1).ok());
+  EXPECT_EQ(cache.unread_blocks(), 2u);
+  EXPECT_EQ(pool.Allocate(3).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(cache.unread_blocks(), 2u) << "a refusal evicts nothing";
+  EXPECT_TRUE(pool.CheckInvariants().ok()) << pool.CheckInvariants();
+}
+
 TEST(KvPoolDeathTest, RefusesAReleaseOfAFreeBlock) {
   KvPool pool(1);
   EXPECT_DEATH(pool.Release(BlockId{0}), "release of free block");

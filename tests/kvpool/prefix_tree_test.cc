@@ -256,6 +256,31 @@ TEST_F(PrefixTreeTest, NeverEvictsUnderAReaderNorWhatOthersHold) {
   EXPECT_EQ(tree_.node_count(), 0u);
 }
 
+TEST_F(PrefixTreeTest, AReaderThatWithdrawsTakesWhatOnlyItReadsOutOfTheTree) {
+  const std::vector<BlockId> shared = Cache("", {1, 2}, 0);
+  const PrefixReader mine = PinAll("", {1, 2}, 1), other = PinAll("", {1}, 1);
+  const std::vector<BlockId> own = *pool_.Allocate(2);
+  tree_.Extend(mine, Repeat({3, 4}), own, At(2));
+  EXPECT_EQ(tree_.Withdraw(mine), 1u) << "the first block has another reader";
+  EXPECT_EQ(Cached("", {1, 2, 3, 4}), 1u);
+  EXPECT_EQ(pool_.references(shared[0]), 1u);
+  EXPECT_EQ(pool_.references(shared[1]), 0u);
+  EXPECT_EQ(pool_.references(own[0]), 1u) << "the sequence's own";
+  EXPECT_TRUE(tree_.CheckInvariants().ok()) << tree_.CheckInvariants();
+  tree_.Unpin(mine, At(3)), tree_.Unpin(other, At(3));
+  pool_.ReleaseAll(own);
+  EXPECT_EQ(tree_.Evict(9), 1u);
+}
+
+TEST_F(PrefixTreeTest, AWithdrawalStopsWhereAnotherSequenceWentOn) {
+  Cache("", {1, 2}, 0);
+  Cache("", {1, 2, 7}, 0);
+  const PrefixReader mine = PinAll("", {1, 2}, 1);
+  EXPECT_EQ(tree_.Withdraw(mine), 2u);
+  EXPECT_EQ(Cached("", {1, 2, 7}), 3u);
+  tree_.Unpin(mine, At(2));
+}
+
 TEST_F(PrefixTreeTest, AnAbandonedPinLeavesNoTraceInTheHitRatio) {
   Cache("", {1, 2}, 0);
   tree_.Abandon(PinAll("", {1, 2, 3}, 1));

@@ -34,8 +34,9 @@ absl::StatusOr<ClusterRun> RunOnCluster(const WorkerSettings& settings, const Mo
   ASSIGN_OR_RETURN(auto cluster, LocalCluster::Create(settings, &model, &tokenizer, &clock));
   std::map<uint64_t, size_t> index;
   for (size_t i = 0; i < sequences.size(); ++i) {
+    const TestSequence& s = sequences[i];
     ASSIGN_OR_RETURN(const uint64_t number,
-                     cluster->job().Submit(sequences[i].prompt, sequences[i].sampling, 0, sequences[i].home));
+                     cluster->job().Submit(s.prompt, s.sampling, 0, s.cache_salt, s.home));
     index[number] = i;
   }
   ClusterRun run;

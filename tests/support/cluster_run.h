@@ -11,7 +11,8 @@ namespace lombard {
 struct TestSequence {
   std::vector<int32_t> prompt;
   SamplingParams sampling;
-  std::optional<InstanceId> home;
+  std::optional<InstanceId> home = {};
+  std::string cache_salt = {};
 };
 
 struct ClusterRun {

@@ -55,7 +55,8 @@ TEST(Options, GenerateReadsEveryFlag) {
   const GenerateOptions o = Generate(
       "--cluster c.yaml --kv-tokens 1024,2048 --threads 3 --max-model-len 9000 --block-tokens 16 --policy "
       "none --isa avx2 "
-      "--max-batch-tokens 128 --max-batch-size 8 --in-process 2 --ucx-profile tcp+shm --heartbeat 50ms "
+      "--max-batch-tokens 128 --max-batch-size 8 --in-process 2 --ucx-profile tcp+shm --prefix-cache off "
+      "--heartbeat 50ms "
       "--dead-after 2s "
       "--claim-after 1s --start-timeout 1m --verbose --max-tokens 100 --temperature 0.7 --seed "
       "18446744073709551615 --resume "
@@ -71,6 +72,7 @@ TEST(Options, GenerateReadsEveryFlag) {
   EXPECT_EQ(o.worker.max_batch_size, 8);
   EXPECT_EQ(o.worker.in_process, 2);
   EXPECT_EQ(o.worker.ucx_profile, "tcp+shm");
+  EXPECT_FALSE(o.worker.prefix_cache);
   EXPECT_EQ(o.worker.heartbeat, absl::Milliseconds(50));
   EXPECT_EQ(o.worker.dead_after, absl::Seconds(2));
   EXPECT_EQ(o.worker.claim_after, absl::Seconds(1));

@@ -42,6 +42,7 @@ TEST(Report, HasExactlyTheFieldsOfTheContract) {
   report.steps = 5, report.remote_steps = 6, report.remote_tokens_attended = 7;
   report.wire_bytes = {8, 9, 10, 11, 12};
   report.ranks.push_back({{13, 14, 15, 16}, 17});
+  report.prefix_cache = {23, 24, 25};
   report.loans = {18, 19, 20, 21, 22};
   const json nothing = {{"count", 0},     {"mean", nullptr}, {"p50", nullptr},
                         {"p90", nullptr}, {"p95", nullptr},  {"p99", nullptr}};
@@ -50,6 +51,7 @@ TEST(Report, HasExactlyTheFieldsOfTheContract) {
       R"({"requests": 1, "tokens": {"prompt": 2, "output": 3}, "output_tokens_per_s": 4.5, "steps": 5,
     "remote_steps": 6, "remote_tokens_attended": 7, "wire_bytes": {"query": 8, "state": 9, "kv": 10, "control": 11, "framing": 12},
     "ranks": [{"kv_tokens": {"capacity": 13, "used_max": 14, "lent_max": 15, "borrowed_max": 16}, "served_steps": 17}],
+    "prefix_cache": {"queried_tokens": 23, "hit_tokens": 24, "evicted_tokens": 25},
     "loans": {"granted": 18, "refused": 19, "recalled": 20, "repaid": 21, "lost": 22}})");
   expected["ttft_s"] = half;
   expected["tpot_s"] = expected["itl_s"] = expected["e2e_s"] = nothing;

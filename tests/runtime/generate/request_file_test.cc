@@ -26,11 +26,13 @@ TEST(RequestFile, ReadsThePlainFormWithEveryField) {
       R"({"id": "a", "prompt": "Hi\u00e9", "max_tokens": 7, "min_tokens": 2, "temperature": 0.5, "top_k": 4, "top_p": 0.9,
           "min_p": 0.1, "seed": -1, "repetition_penalty": 1.2, "presence_penalty": -0.5, "frequency_penalty": 0.25, "logprobs": 3,
           "stop": ["x", "yz"], "stop_token_ids": [5, 6], "ignore_eos": true, "skip_special_tokens": false, "n": 2,
-          "add_special_tokens": false, "best_of": 2, "echo": false, "suffix": null, "logit_bias": {}, "stream": false})");
+          "add_special_tokens": false, "best_of": 2, "echo": false, "suffix": null, "logit_bias": {}, "stream": false,
+          "cache_salt": "tenant 7"})");
   ASSERT_FALSE(r.error) << r.error->message;
   EXPECT_EQ(r.id_json, "\"a\"");
   EXPECT_EQ(std::get<std::string>(r.prompt), "Hi\xc3\xa9");
   EXPECT_FALSE(r.add_special_tokens);
+  EXPECT_EQ(r.cache_salt, "tenant 7");
   const SamplingParams expected{.max_tokens = 7,
                                 .min_tokens = 2,
                                 .temperature = 0.5,
@@ -123,6 +125,7 @@ TEST(RequestFile, SaysWhatIsWrong) {
       {R"({"prompt": [1, "a"]})", {"prompt[1]", "a"}},
       {R"({"prompt": [4294967296]})", {"prompt[0]", "4294967296"}},
       {R"({"prompt": ["a", "b"]})", {"2 prompts"}},
+      {R"({"prompt": "x", "cache_salt": 7})", {"cache_salt", "7", "a string"}},
       {R"({"prompt": "x", "max_tokens": 0})", {"max_tokens", "0", "between 1"}},
       {R"({"prompt": "x", "max_tokens": -4})", {"max_tokens", "-4"}},
       {R"({"prompt": "x", "max_tokens": 1.5})", {"max_tokens", "1.5"}},

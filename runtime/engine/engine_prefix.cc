@@ -1,0 +1,87 @@
+// The prefix cache of an engine: what an admission takes from it, what a step gives to it.
+//
+// A sequence that fits here reads what the tree has of its tokens and computes the rest; its own blocks go to
+// the tree as they become full, so that those who came with it find them in the next step, and stay there
+// when it ends. One that borrows shares no longer: its oldest blocks leave for the creditors.
+#include <algorithm>
+
+#include "runtime/engine/engine_internal.h"
+
+namespace lombard {
+
+bool Engine::SomeoneComputesMoreOf(const Sequence& s, uint64_t cached_tokens) const {
+  const auto more = [&](const SequencePtr& r) {
+    const bool prefills = r->phase == SequencePhase::kRunning && r->computed + 1 < r->tokens.size();
+    if (!r->shares || !prefills || r->blocked_since.has_value() ||
+        r->request.cache_salt != s.request.cache_salt) {
+      return false;
+    }
+    const size_t length = std::min(r->tokens.size(), s.tokens.size() - 1);
+    const uint64_t common =
+        std::mismatch(s.tokens.begin(), s.tokens.begin() + static_cast<int64_t>(length), r->tokens.begin())
+            .first -
+        s.tokens.begin();
+    return common / options_.block_tokens * options_.block_tokens > cached_tokens;
+  };
+  return std::any_of(running_.begin(), running_.end(), more);
+}
+
+bool Engine::TryAdmitOverPrefix(Sequence& s, const PrefixMatch& match, uint32_t blocks, absl::Time now) {
+  // The last token is computed in any case: its logits are wanted.
+  uint64_t cached = std::min<uint64_t>(match.tokens, s.tokens.size() - 1);
+  const auto shared = static_cast<uint32_t>(cached / options_.block_tokens);
+  const PrefixReader reader = prefixes_->Pin(match, cached, now);  // what is read cannot be evicted any more
+  const uint32_t need = blocks - shared;
+  if (need > pool_->free_count() || !rmanager_->MayAdmitLocally(s.id(), need, BlocksOfYoungerThanClaim())) {
+    prefixes_->Abandon(reader);
+    return false;
+  }
+  const std::vector<BlockId> read(match.blocks.begin(), match.blocks.begin() + shared);
+  for (BlockId id : read) pool_->Retain(id);
+  s.table.AddShared(read);
+  s.table.AddSpare(*pool_->Allocate(need));
+  if (cached % options_.block_tokens != 0) {
+    // Copy on write of a partly equal block, unless it has just been evicted.
+    const BlockId source = match.CopySource(shared);
+    if (prefixes_->Has(source)) {
+      s.table.Extend(cached);
+      storage_->Copy(source, s.table.LocalBlock(shared));
+    } else {
+      cached = uint64_t{shared} * options_.block_tokens;
+    }
+  }
+  s.computed = static_cast<uint32_t>(cached);
+  s.reader = reader;
+  s.shares = true;
+  s.phase = SequencePhase::kRunning;
+  s.blocked_since.reset();
+  return true;
+}
+
+void Engine::ShareFullBlocks(Sequence& s, absl::Time now) {
+  if (!s.shares) return;
+  const uint32_t have = prefixes_->BlocksRead(*s.reader), full = s.computed / options_.block_tokens;
+  if (full <= have) return;
+  std::vector<BlockId> blocks;
+  for (uint32_t block = have; block < full; ++block) blocks.push_back(s.table.LocalBlock(block));
+  const auto tokens = absl::MakeConstSpan(s.tokens).subspan(size_t{have} * options_.block_tokens,
+                                                            blocks.size() * options_.block_tokens);
+  for (const PrefixTree::Duplicate& twin : prefixes_->Extend(*s.reader, tokens, blocks, now)) {
+    pool_->Retain(twin.cached);
+    s.table.ReplaceLocal(twin.block, twin.cached);
+    pool_->Release(twin.given);
+  }
+}
+
+void Engine::StopSharing(Sequence& s) {
+  if (s.shares) prefixes_->Withdraw(*s.reader);
+  s.shares = false;
+}
+
+void Engine::LeavePrefix(Sequence& s, absl::Time now) {
+  if (s.reader.has_value()) prefixes_->Unpin(*s.reader, now);
+  s.reader.reset();
+  s.shares = false;
+}
+
+}  // namespace lombard

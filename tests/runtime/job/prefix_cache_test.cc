@@ -1,0 +1,181 @@
+// Goal: with the prefix cache on, every request gives the tokens that it gives with the cache off, however
+// the prompts share, and what is shared is computed once. Method: in-process clusters, free blocks hold NaN;
+// the logprobs of the two best tell near ties from faults (design: equal, or first different where the gap is
+// below 0.001 in fp32).
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "tests/support/cluster_run.h"
+
+namespace lombard {
+namespace {
+
+constexpr uint32_t kBlock = 16;  // tokens
+constexpr uint32_t kOutput = 12;
+
+struct Totals {
+  uint64_t queried = 0, hit = 0, evicted = 0, preemptions = 0, loans = 0;
+};
+
+Totals Sum(const ClusterRun& run) {
+  Totals totals;
+  for (const auto& report : run.reports) {
+    totals.queried += report.prefix_queried(), totals.hit += report.prefix_hit();
+    totals.evicted += report.prefix_evicted(), totals.preemptions += report.preemptions();
+    totals.loans += report.loans_granted();
+  }
+  return totals;
+}
+
+class PrefixCacheTest : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    auto model = Model::Load(TestPath("tests/data/tiny"));
+    ASSERT_TRUE(model.ok()) << model.status();
+    model_ = model->release();
+    auto tokenizer = Tokenizer::Load(TestPath("tests/data/tiny"));
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    tokenizer_ = tokenizer->release();
+  }
+
+  std::vector<int32_t> Tokens(size_t count) {
+    std::uniform_int_distribution<int32_t> id(3, model_->config().vocab_size - 1);
+    std::vector<int32_t> tokens(count);
+    for (int32_t& token : tokens) token = id(random_);
+    return tokens;
+  }
+
+  // `head` followed by tokens of its own.
+  TestSequence After(std::vector<int32_t> head, size_t own) {
+    const std::vector<int32_t> tail = Tokens(own);
+    head.insert(head.end(), tail.begin(), tail.end());
+    TestSequence sequence{.prompt = std::move(head), .sampling = Greedy(kOutput)};
+    sequence.sampling.logprobs = 2;
+    return sequence;
+  }
+
+  static ClusterRun Run(WorkerSettings settings, bool cache, const std::vector<TestSequence>& sequences) {
+    settings.engine.prefix_cache = cache;
+    auto run = RunOnCluster(settings, *model_, *tokenizer_, sequences);
+    EXPECT_TRUE(run.ok()) << run.status();
+    if (!run.ok()) return {};
+    EXPECT_TRUE(run->invariants.ok()) << run->invariants;
+    return *std::move(run);
+  }
+
+  // Runs with the cache on and off and returns what the cache did.
+  static Totals ExpectEqualTokens(const WorkerSettings& settings,
+                                  const std::vector<TestSequence>& sequences) {
+    const ClusterRun off = Run(settings, false, sequences), on = Run(settings, true, sequences);
+    EXPECT_EQ(Sum(off).queried, 0u);
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      const SequenceResult &a = off.results[i], &b = on.results[i];
+      EXPECT_TRUE(a.error.ok() && b.error.ok()) << i << ": " << a.error << b.error;
+      EXPECT_EQ(a.token_ids.size(), kOutput) << i;
+      EXPECT_EQ(b.token_ids.size(), kOutput) << i;
+      for (size_t t = 0; t < std::min(a.token_ids.size(), b.token_ids.size()); ++t) {
+        if (a.token_ids[t] != b.token_ids[t]) {
+          const auto& best = a.top_logprobs[t];
+          EXPECT_LT(best[0].second - best[1].second, 0.001) << "request " << i << " token " << t;
+          break;
+        }
+        EXPECT_NEAR(a.logprobs[t], b.logprobs[t], 1e-3) << "request " << i << " token " << t;
+      }
+    }
+    return Sum(on);
+  }
+
+  std::mt19937 random_{20260101};
+  static const Model* model_;
+  static const Tokenizer* tokenizer_;
+};
+const Model* PrefixCacheTest::model_ = nullptr;
+const Tokenizer* PrefixCacheTest::tokenizer_ = nullptr;
+
+TEST_F(PrefixCacheTest, ATreeOfTwoLevelsIsComputedOncePerNode) {
+  std::vector<TestSequence> sequences;
+  const std::vector<int32_t> top = Tokens(6 * kBlock);
+  for (int document = 0; document < 8; ++document) {
+    std::vector<int32_t> middle = After(top, 4 * kBlock).prompt;
+    for (int question = 0; question < 8; ++question) sequences.push_back(After(middle, 5 + question));
+  }
+  const Totals totals = ExpectEqualTokens(TestSettings(*model_, {800}, kBlock), sequences);
+  // All arrive together: the first of all computes the top, the first of each document its middle.
+  EXPECT_EQ(totals.hit, 63u * 6 * kBlock + 56u * 4 * kBlock);
+  EXPECT_EQ(totals.evicted, 0u);
+}
+
+TEST_F(PrefixCacheTest, EightSystemPromptsAtOnceInChunksOfAFewTokens) {
+  std::vector<TestSequence> sequences;
+  std::vector<std::vector<int32_t>> systems;
+  for (int i = 0; i < 8; ++i) systems.push_back(Tokens(5 * kBlock + 3));
+  for (int i = 0; i < 40; ++i) sequences.push_back(After(systems[i % 8], 7 + i % 5));
+  WorkerSettings settings = TestSettings(*model_, {400}, kBlock);
+  settings.engine.max_batch_tokens = 24;
+  const Totals totals = ExpectEqualTokens(settings, sequences);
+  EXPECT_GE(totals.hit, 32u * 5 * kBlock);
+}
+
+TEST_F(PrefixCacheTest, PromptsThatPartInsideABlockShareItsBeginningByCopy) {
+  const std::vector<int32_t> head = Tokens(2 * kBlock + 9);
+  const Totals totals =
+      ExpectEqualTokens(TestSettings(*model_, {100}, kBlock), {After(head, 20), After(head, 30)});
+  EXPECT_EQ(totals.hit, 2 * kBlock + 9);
+}
+
+TEST_F(PrefixCacheTest, TheSamePromptAgainIsComputedButForItsLastToken) {
+  const TestSequence sequence = After({}, 4 * kBlock);
+  const Totals totals =
+      ExpectEqualTokens(TestSettings(*model_, {100}, kBlock), {sequence, sequence, sequence});
+  EXPECT_EQ(totals.hit, 2 * (4 * kBlock - 1));
+}
+
+TEST_F(PrefixCacheTest, AnotherSaltSharesNothing) {
+  TestSequence mine = After({}, 6 * kBlock), yours = mine;
+  mine.cache_salt = std::string(1, 'a'), yours.cache_salt = std::string(1, 'b');
+  const Totals totals = ExpectEqualTokens(TestSettings(*model_, {100}, kBlock), {mine, yours, mine});
+  EXPECT_EQ(totals.hit, 6 * kBlock - 1) << "only the third finds anything";
+}
+
+TEST_F(PrefixCacheTest, CachedBlocksGiveWayBeforeAnyRequestDoes) {
+  // 32 blocks; each request needs 9 or 10 and leaves them behind.
+  std::vector<TestSequence> sequences;
+  for (int i = 0; i < 12; ++i) sequences.push_back(After({}, 8 * kBlock + i));
+  WorkerSettings settings = TestSettings(*model_, {32}, kBlock);
+  const Totals totals = ExpectEqualTokens(settings, sequences);
+  EXPECT_GT(totals.evicted, 0u);
+  EXPECT_EQ(totals.preemptions, 0u);
+}
+
+TEST_F(PrefixCacheTest, SurvivesPreemption) {
+  const std::vector<int32_t> head = Tokens(3 * kBlock);
+  std::vector<TestSequence> sequences;
+  for (int i = 0; i < 10; ++i) {
+    sequences.push_back(After(head, 2 * kBlock + 3 * i));
+  }
+  WorkerSettings settings = TestSettings(*model_, {14}, kBlock);
+  settings.engine.headroom_tokens = 1;  // admitted with no room to grow
+  const Totals totals = ExpectEqualTokens(settings, sequences);
+  EXPECT_GT(totals.preemptions, 0u);
+  EXPECT_GT(totals.hit, 0u);
+}
+
+TEST_F(PrefixCacheTest, BesideLending) {
+  for (const std::vector<uint32_t>& budget :
+       std::vector<std::vector<uint32_t>>{{40, 40}, {13, 26, 52, 13}, {60, 9, 30, 20}}) {
+    std::vector<TestSequence> sequences;
+    const std::vector<int32_t> head = Tokens(4 * kBlock);
+    for (int i = 0; i < 24; ++i) sequences.push_back(After(head, 3 + 2 * i));
+    sequences.push_back(After(head, 50 * kBlock));  // larger than most of the ranks
+    sequences.push_back(After(head, 30 * kBlock));
+    const Totals totals = ExpectEqualTokens(TestSettings(*model_, budget, kBlock), sequences);
+    EXPECT_GT(totals.hit, 0u) << testing::PrintToString(budget);
+    EXPECT_GT(totals.loans, 0u) << testing::PrintToString(budget);
+  }
+}
+
+}  // namespace
+}  // namespace lombard
