@@ -9,6 +9,7 @@
 #include "base/status.h"
 #include "runtime/generate/progress.h"
 #include "runtime/generate/report.h"
+#include "runtime/generate/tree_order.h"
 
 namespace lombard {
 namespace {
@@ -111,6 +112,21 @@ Report MakeReport(size_t requests, const Samples& samples, double seconds,
   return report;
 }
 
+// The error is the request's own, or its line's.
+absl::StatusOr<std::vector<int32_t>> EncodePrompt(const GenerateRequest& request, const Tokenizer& tokenizer,
+                                                  int vocab_size) {
+  if (request.error.has_value()) return absl::InvalidArgumentError(request.error->message);
+  const auto* text = std::get_if<std::string>(&request.prompt);
+  std::vector<int32_t> prompt = text != nullptr ? tokenizer.Encode(*text, request.add_special_tokens)
+                                                : std::get<std::vector<int32_t>>(request.prompt);
+  for (int32_t id : prompt) {
+    if (id >= 0 && id < vocab_size) continue;
+    return absl::InvalidArgumentError(absl::StrCat("line ", request.line, ": prompt token ", id,
+                                                   " is not in the vocabulary of ", vocab_size));
+  }
+  return prompt;
+}
+
 void PrintSummary(const Report& report, double seconds) {
   absl::FPrintF(stderr, "%d requests, %d prompt and %d output tokens in %.2f s: %.1f output tokens/s\n",
                 report.requests, report.tokens.prompt, report.tokens.output, seconds,
@@ -155,37 +171,35 @@ absl::Status RunBatch(const GenerateOptions& options, const Tokenizer& tokenizer
   Samples samples;
   size_t answered = 0, asked = 0;
 
+  std::vector<std::vector<int32_t>> prompts;
+  std::vector<size_t> indices;  // of the prompts' requests
   for (size_t i = 0; i < files.requests.size(); ++i) {
-    const GenerateRequest& request = files.requests[i];
     if (files.output->done(i)) continue;
     ++asked;
-    std::optional<RequestError> error = request.error;
-    std::vector<int32_t> prompt;
-    if (!error.has_value()) {
-      const auto* text = std::get_if<std::string>(&request.prompt);
-      prompt = text != nullptr ? tokenizer.Encode(*text, request.add_special_tokens)
-                               : std::get<std::vector<int32_t>>(request.prompt);
-      for (int32_t id : prompt) {
-        if (id >= 0 && id < vocab_size) continue;
-        error = RequestError{.message = absl::StrCat("line ", request.line, ": prompt token ", id,
-                                                     " is not in the vocabulary of ", vocab_size)};
-      }
-    }
-    if (error.has_value()) {
-      RETURN_IF_ERROR(files.output->Put(i, {.error = error}));
-      ++answered;
+    absl::StatusOr<std::vector<int32_t>> prompt = EncodePrompt(files.requests[i], tokenizer, vocab_size);
+    if (prompt.ok()) {
+      prompts.push_back(*std::move(prompt)), indices.push_back(i);
       continue;
     }
+    const RequestError error =
+        files.requests[i].error.value_or(RequestError{.message = std::string(prompt.status().message())});
+    RETURN_IF_ERROR(files.output->Put(i, {.error = error}));
+    ++answered;
+  }
+  for (const size_t at : TreeOrder(prompts, options.worker.block_tokens)) {
+    const size_t i = indices[at];
+    const GenerateRequest& request = files.requests[i];
     const size_t n = static_cast<size_t>(request.sampling.n);
     open[i] = {.index = i,
-               .prompt_tokens = static_cast<uint32_t>(prompt.size()),
+               .prompt_tokens = static_cast<uint32_t>(prompts[at].size()),
                .samples = std::vector<SequenceResult>(n),
                .missing = n};
     for (size_t sample = 0; sample < n; ++sample) {
-      ASSIGN_OR_RETURN(const uint64_t number, job.Submit(prompt, request.sampling,
+      ASSIGN_OR_RETURN(const uint64_t number, job.Submit(prompts[at], request.sampling,
                                                          static_cast<uint32_t>(sample), request.cache_salt));
       place[number] = {i, sample};
     }
+    prompts[at] = {};
   }
 
   ProgressLine line(stderr);

@@ -59,6 +59,31 @@ TEST(Generate, TheWrongLineOfAFileIsReportedInItsPlaceAndTheOthersAreAnswered) {
   EXPECT_THAT(run.lines[2]["error"]["message"].get<std::string>(), HasSubstr("line 3"));
 }
 
+TEST(Generate, ACommonBeginningIsComputedOnceUnlessTheSaltOrAFlagForbidsIt) {
+  // Two documents of 80 tokens, questions in turns, one line of another tenant.
+  std::string input;
+  for (int line = 0; line < 8; ++line) {
+    std::vector<int> prompt(80, 20 + line % 2);
+    for (int i = 0; i < 80; ++i) prompt[i] += 7 * i % 400;
+    prompt.push_back(100 + line);
+    nlohmann::json request = {{"prompt", prompt}, {"max_tokens", 4}, {"ignore_eos", true}};
+    if (line == 7) request["cache_salt"] = "other";
+    absl::StrAppend(&input, request.dump(), "\n");
+  }
+  const GenerateRun on = RunGenerateProgram(0, kTiny, input, {"--block-tokens", "16"});
+  const GenerateRun off =
+      RunGenerateProgram(0, kTiny, input, {"--block-tokens", "16", "--prefix-cache", "off"});
+  ASSERT_EQ(on.program.code, 0) << on.program.err;
+  ASSERT_EQ(off.program.code, 0) << off.program.err;
+  EXPECT_EQ(on.report["prefix_cache"]["hit_tokens"], 5 * 80);
+  EXPECT_EQ(off.report["prefix_cache"]["hit_tokens"], 0);
+  ASSERT_EQ(on.lines.size(), 8u);
+  for (size_t i = 0; i < 8; ++i) {
+    EXPECT_EQ(on.lines[i]["id"], absl::StrCat("line-", i + 1)) << "in the order of the input";
+    EXPECT_EQ(on.lines[i]["token_ids"], off.lines[i]["token_ids"]) << i;
+  }
+}
+
 TEST(Generate, APromptThatIsTooLongIsAnsweredWithBothNumbers) {
   nlohmann::json prompt = std::vector<int>(3000, 7);
   const std::string line = nlohmann::json{{"prompt", prompt}, {"max_tokens", 100}}.dump() + "\n";
