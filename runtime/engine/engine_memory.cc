@@ -13,7 +13,10 @@ namespace {
 // every 128 steps.
 constexpr uint32_t kGrowthBlocks = 4;
 // Of its own pool a debtor leaves this share to short requests as long as creditors can lend the difference.
-constexpr uint32_t kShortRequestShare = 4;                     // a quarter; a guess
+constexpr uint32_t kShortRequestShare = 4;  // a quarter; a guess
+// Each refusal looks its prompt up in the prefix cache; thousands may wait. A guess: well below a ms of a
+// step.
+constexpr uint32_t kRefusalsPerStep = 64;
 constexpr absl::Duration kRetryAfter = absl::Milliseconds(5);  // of a sequence without memory; a guess
 
 }  // namespace
@@ -57,9 +60,15 @@ void Engine::EndMove(Sequence& s) {
 }
 
 void Engine::Admit(absl::Time now) {
-  for (size_t i = 0; i < waiting_.size();) {
+  uint32_t refusals = 0;
+  for (size_t i = 0; i < waiting_.size() && running_.size() < options_.max_batch_size;) {
     Sequence& s = *waiting_[i];
-    if (running_.size() >= options_.max_batch_size || now < s.retry_at || !TryAdmit(s, now)) {
+    if (now < s.retry_at) {
+      ++i;
+      continue;
+    }
+    if (!TryAdmit(s, now)) {
+      if (++refusals == kRefusalsPerStep) break;
       ++i;
       continue;
     }
