@@ -1,6 +1,6 @@
 // One decode step of a real model shape over a long context: all KV at home with both cores, against half of
-// it at a second rank with one core each (rank r is kept on core r). Prints the parts of both, the whole-model decode over a short
-// context, and the read bandwidth, all from interleaved runs.
+// it at a second rank with one core each (rank r is kept on core r). Prints the parts of both, the
+// whole-model decode over a short context, and the read bandwidth, all from interleaved runs.
 //
 //   lombard model create --preset llama-3.2-1b --output /tmp/llama-3.2-1b
 //   mpirun -n 2 --bind-to none build/ci/bin/decode_step_bench /tmp/llama-3.2-1b [context tokens] [rounds]
