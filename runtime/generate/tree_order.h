@@ -2,6 +2,7 @@
 // what one has computed is still cached when the next comes.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
