@@ -56,20 +56,18 @@ class LoopbackTransport final : public Transport {
     const Channel channel = message.channel;
     const uint64_t header_bytes = message.header.size(), payload_bytes = message.payload.size();
     Mailbox& box = *(*hub_)[to];
-    {
-      std::lock_guard lock(box.mutex);
-      if (box.left[rank_]) return ClosedError();
-      if (box.gone) return PeerGoneError(to);
-      if (absl::Status status = CheckQueue(message, to, box.queued_bytes[rank_]); !status.ok()) return status;
-      box.queued_bytes[rank_] += header_bytes + payload_bytes;
-      box.events.push_back({rank_, false, std::move(message), absl::OkStatus()});
-      Notify(box);
-    }
-    if (to != rank_) {
+    std::lock_guard lock(box.mutex);
+    if (box.left[rank_]) return ClosedError();
+    if (box.gone) return PeerGoneError(to);
+    if (absl::Status status = CheckQueue(message, to, box.queued_bytes[rank_]); !status.ok()) return status;
+    box.queued_bytes[rank_] += header_bytes + payload_bytes;
+    if (to != rank_) {  // counted before anybody can have read it
       meter_.AddPayload(channel, payload_bytes);
       meter_.AddFraming(header_bytes);
       meter_.AddMessage();
     }
+    box.events.push_back({rank_, false, std::move(message), absl::OkStatus()});
+    Notify(box);
     return absl::OkStatus();
   }
 
