@@ -4,6 +4,9 @@
 // A span is a run of consecutive tokens of one sequence with one home. Who computes its state follows from
 // its home: a local span here, a lent span at the creditor that holds it, from the query rows we send. The
 // states are merged in order of position.
+//
+// A shared span is the common beginning of several sequences: their query rows are stacked, so that its keys
+// are read once for all of them.
 #pragma once
 
 #include <cstdint>
@@ -39,6 +42,12 @@ struct SequenceRows {
   std::vector<AttentionSpan> spans;  // by position; disjoint; together all that the rows may see
 };
 
+// Local, and seen whole by every row of every reader.
+struct SharedSpan {
+  LocalSpan span;
+  std::vector<int> readers;  // indices of AttentionPlan::sequences, ascending
+};
+
 struct KvTarget {
   BlockId block{};
   int slot = 0;
@@ -46,6 +55,8 @@ struct KvTarget {
 
 struct AttentionPlan {
   std::vector<SequenceRows> sequences;
+  // By position for each reader, all before the reader's own spans. REQUIRES: no layer has a window.
+  std::vector<SharedSpan> shared;
   std::vector<KvTarget> new_kv;  // [rows of the step]
   int rows() const { return static_cast<int>(new_kv.size()); }
 };

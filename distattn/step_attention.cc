@@ -47,6 +47,20 @@ void StepAttention::Begin(uint64_t step, const AttentionPlan* plan,
     }
   }
   CHECK(!has_remote_ || client_ != nullptr);
+  first_shared_row_ = state_rows;
+  shared_rows_.assign(plan->sequences.size(), {});
+  shared_positions_.clear();
+  for (const SharedSpan& shared : plan->shared) {
+    const int end = shared.span.first_position + shared.span.token_count;
+    for (const int reader : shared.readers) {
+      const SequenceRows& sequence = plan->sequences[reader];
+      CHECK_GE(sequence.first_position, end);
+      shared_rows_[reader].push_back(state_rows);
+      state_rows += sequence.rows;
+      shared_positions_.insert(shared_positions_.end(), sequence.rows, end);
+    }
+  }
+  shared_q_.resize((state_rows - first_shared_row_) * shape_.q_heads * storage_->layout().head_dim);
   acc_.resize(state_rows * shape_.q_heads * storage_->layout().head_dim);
   max_.resize(state_rows * shape_.q_heads);
   sum_.resize(state_rows * shape_.q_heads);
@@ -74,8 +88,11 @@ void StepAttention::StoreNewKv(int layer, const float* k, const float* v) const 
 }
 
 AttentionState StepAttention::StateAt(size_t span, int rows) {
-  const size_t first = state_offset_[span] * shape_.q_heads,
-               count = static_cast<size_t>(rows) * shape_.q_heads;
+  return StateOfRows(state_offset_[span], rows);
+}
+
+AttentionState StepAttention::StateOfRows(size_t first_row, int rows) {
+  const size_t first = first_row * shape_.q_heads, count = static_cast<size_t>(rows) * shape_.q_heads;
   const size_t head_dim = storage_->layout().head_dim;
   return {absl::MakeSpan(acc_).subspan(first * head_dim, count * head_dim),
           absl::MakeSpan(max_).subspan(first, count), absl::MakeSpan(sum_).subspan(first, count)};
@@ -98,7 +115,46 @@ absl::Status StepAttention::Attend(int layer, float* q, const float* k, const fl
   std::vector<std::vector<const void*>> block_lists;  // K and V lists of the local items
   size_t span_count = 0;
   for (const SequenceRows& sequence : plan_->sequences) span_count += sequence.spans.size();
-  block_lists.reserve(2 * span_count);
+  block_lists.reserve(2 * (span_count + plan_->shared.size()));
+  const auto add_local = [&](const LocalSpan& span, size_t skip, const float* rows_q,
+                             const int32_t* positions, int rows, const AttentionState& state) {
+    auto& k_list = block_lists.emplace_back();
+    auto& v_list = block_lists.emplace_back();
+    for (size_t i = skip; i < span.blocks.size(); ++i) {
+      k_list.push_back(storage_->k(layer, span.blocks[i]));
+      v_list.push_back(storage_->v(layer, span.blocks[i]));
+    }
+    const int skipped = static_cast<int>(skip) * layout.block_tokens;
+    local.push_back({.q = rows_q,
+                     .q_positions = positions,
+                     .rows = rows,
+                     .q_heads = shape_.q_heads,
+                     .layout = layout,
+                     .k_blocks = k_list.data(),
+                     .v_blocks = v_list.data(),
+                     .token_count = std::max(0, span.token_count - skipped),
+                     .first_position = span.first_position + skipped,
+                     .window = window,
+                     .scale = shape_.scale,
+                     .acc = state.acc.data(),
+                     .max = state.max.data(),
+                     .sum = state.sum.data()});
+  };
+  size_t stacked = first_shared_row_;
+  for (const SharedSpan& shared : plan_->shared) {
+    CHECK_EQ(window, 0);
+    const size_t first = stacked;
+    for (const int reader : shared.readers) {
+      const SequenceRows& sequence = plan_->sequences[reader];
+      std::copy_n(q + sequence.first_row * row_floats, sequence.rows * row_floats,
+                  shared_q_.data() + (stacked - first_shared_row_) * row_floats);
+      stacked += sequence.rows;
+    }
+    const size_t at = first - first_shared_row_;
+    const int rows = static_cast<int>(stacked - first);
+    add_local(shared.span, 0, shared_q_.data() + at * row_floats, shared_positions_.data() + at, rows,
+              StateOfRows(first, rows));
+  }
   size_t index = 0;
   for (const SequenceRows& sequence : plan_->sequences) {
     const int visible = AttentionShape::FirstVisible(sequence.first_position, window);
@@ -126,28 +182,12 @@ absl::Status StepAttention::Attend(int layer, float* q, const float* k, const fl
       // Whole blocks behind the window need not be read.
       const int skip = std::clamp((visible - here.first_position) / layout.block_tokens, 0,
                                   static_cast<int>(here.blocks.size()));
-      auto& k_list = block_lists.emplace_back();
-      auto& v_list = block_lists.emplace_back();
-      for (size_t i = skip; i < here.blocks.size(); ++i) {
-        k_list.push_back(storage_->k(layer, here.blocks[i]));
-        v_list.push_back(storage_->v(layer, here.blocks[i]));
-      }
-      local.push_back({.q = rows_q,
-                       .q_positions = positions_.data() + sequence.first_row,
-                       .rows = sequence.rows,
-                       .q_heads = shape_.q_heads,
-                       .layout = layout,
-                       .k_blocks = k_list.data(),
-                       .v_blocks = v_list.data(),
-                       .token_count = std::max(0, here.token_count - skip * layout.block_tokens),
-                       .first_position = here.first_position + skip * layout.block_tokens,
-                       .window = window,
-                       .scale = shape_.scale,
-                       .acc = state.acc.data(),
-                       .max = state.max.data(),
-                       .sum = state.sum.data()});
+      add_local(here, static_cast<size_t>(skip), rows_q, positions_.data() + sequence.first_row,
+                sequence.rows, state);
     }
   }
+  keys_read_ = 0;
+  for (const AttentionArgs& item : local) keys_read_ += item.token_count;
 
   if (!remote.empty()) RETURN_IF_ERROR(client_->Post(step_, layer, window, remote));
   timing_.send += SecondsSince(mark);
@@ -157,11 +197,14 @@ absl::Status StepAttention::Attend(int layer, float* q, const float* k, const fl
   timing_.wait += SecondsSince(mark);
 
   index = 0;
-  for (const SequenceRows& sequence : plan_->sequences) {
-    const AttentionState whole = StateAt(index, sequence.rows);
-    for (size_t i = 1; i < sequence.spans.size(); ++i) MergeInto(StateAt(index + i, sequence.rows), whole);
-    index += sequence.spans.size();
-    Normalize(whole, absl::MakeSpan(out + sequence.first_row * row_floats, sequence.rows * row_floats));
+  for (size_t i = 0; i < plan_->sequences.size(); ++i) {
+    const SequenceRows& sequence = plan_->sequences[i];
+    std::vector<AttentionState> parts;  // in order of position
+    for (const size_t first : shared_rows_[i]) parts.push_back(StateOfRows(first, sequence.rows));
+    for (size_t span = 0; span < sequence.spans.size(); ++span)
+      parts.push_back(StateAt(index++, sequence.rows));
+    for (size_t part = 1; part < parts.size(); ++part) MergeInto(parts[part], parts[0]);
+    Normalize(parts[0], absl::MakeSpan(out + sequence.first_row * row_floats, sequence.rows * row_floats));
   }
   timing_.merge += SecondsSince(mark);
   return absl::OkStatus();

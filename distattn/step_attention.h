@@ -39,10 +39,13 @@ class StepAttention {
   };
   const Timing& timing() const { return timing_; }
   bool has_remote() const { return has_remote_; }
+  // Keys of one layer that the local items of this step name, without windows: what is read of K, and of V.
+  uint64_t keys_read() const { return keys_read_; }
 
  private:
   void StoreNewKv(int layer, const float* k, const float* v) const;
-  AttentionState StateAt(size_t span, int rows);
+  AttentionState StateAt(size_t span, int rows);  // of span number `span` of all sequences
+  AttentionState StateOfRows(size_t first, int rows);
 
   const AttentionShape shape_;
   const CpuContext context_;
@@ -52,8 +55,15 @@ class StepAttention {
   uint64_t step_ = 0;
   const AttentionPlan* plan_ = nullptr;
   std::function<absl::Status(int)> after_kv_;
-  std::vector<int32_t> positions_;      // [rows]
-  std::vector<size_t> state_offset_;    // per span, in rows, over all sequences
+  std::vector<int32_t> positions_;    // [rows]
+  std::vector<size_t> state_offset_;  // per span, in rows, over all sequences
+  // Where the state rows of a reader lie, per shared span that it reads; stacked queries lie in the same
+  // order.
+  std::vector<std::vector<size_t>> shared_rows_;  // per sequence
+  size_t first_shared_row_ = 0;
+  std::vector<float> shared_q_;
+  std::vector<int32_t> shared_positions_;
+  uint64_t keys_read_ = 0;
   std::vector<float> acc_, max_, sum_;  // states of all spans
   bool has_remote_ = false;
   Timing timing_;

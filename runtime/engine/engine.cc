@@ -44,6 +44,8 @@ Engine::Engine(const EngineOptions& options, const Model* model, const Tokenizer
       shape_(ShapeOf(model->config())),
       attention_(shape_, context, storage, client),
       window_max_(WidestWindow(model->config().layer_windows)) {
+  const std::vector<int>& windows = model->config().layer_windows;
+  has_windows_ = std::any_of(windows.begin(), windows.end(), [](int window) { return window > 0; });
   // Where every layer forgets, there is no prefix to keep.
   if (!options_.prefix_cache || window_max_ > 0) return;
   prefixes_ = std::make_unique<PrefixTree>(
@@ -132,7 +134,8 @@ absl::StatusOr<StepReport> Engine::Step(absl::Time now) {
   StepReport report{.rows = plan.rows(),
                     .sequences = static_cast<int>(rows.size()),
                     .remote = attention_.has_remote(),
-                    .attention = attention_.timing()};
+                    .attention = attention_.timing(),
+                    .keys_read = attention_.keys_read()};
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   MeasureRates(rows, report);
   Commit(rows, logits, now);
@@ -194,6 +197,7 @@ AttentionPlan Engine::BuildPlan(const std::vector<Row>& rows) const {
     }
     plan.sequences.push_back(std::move(part));
   }
+  if (prefixes_ != nullptr && !has_windows_) ShareSpans(rows, &plan);
   return plan;
 }
 

@@ -45,6 +45,9 @@ struct EngineOptions {
   // periods.
   absl::Duration borrow_patience = absl::Milliseconds(400);
   bool lending = true;
+  // Prefixes are attended to for all their readers at once when that saves at least so many keys. A guess:
+  // what stacking and one more merge cost.
+  uint32_t shared_keys_min = 256;
   bool prefix_cache = true;   // KV of equal prefixes is computed once and kept until memory is wanted
   bool poison_freed = false;  // NaN into local blocks that were lent away (tests)
   InstanceId self{};
@@ -55,6 +58,7 @@ struct StepReport {
   int sequences = 0;
   bool remote = false;  // some attention ran elsewhere
   StepAttention::Timing attention;
+  uint64_t keys_read = 0;  // here, of one layer
   double seconds = 0;
 };
 
@@ -98,6 +102,8 @@ class Engine {
   bool SomeoneComputesMoreOf(const Sequence& sequence, uint64_t cached_tokens) const;
   // Admits at home over what the cache has of its tokens, if that needs no more than is free.
   bool TryAdmitOverPrefix(Sequence& sequence, const PrefixMatch& match, uint32_t blocks, absl::Time now);
+  // Takes what several sequences of `plan` read out of their spans into shared ones.
+  void ShareSpans(const std::vector<Row>& rows, AttentionPlan* plan) const;
   void ShareFullBlocks(Sequence& sequence, absl::Time now);
   void StopSharing(Sequence& sequence);
   void LeavePrefix(Sequence& sequence, absl::Time now);
@@ -135,6 +141,7 @@ class Engine {
   StepAttention attention_;
   int window_max_ = 0;                    // 0: some layer sees everything
   std::unique_ptr<PrefixTree> prefixes_;  // null: no prefix cache
+  bool has_windows_ = false;              // in some layer
 
   using Sequences = std::vector<SequencePtr>;
   Sequences waiting_;  // by age

@@ -4,6 +4,7 @@
 // the tree as they become full, so that those who came with it find them in the next step, and stay there
 // when it ends. One that borrows shares no longer: its oldest blocks leave for the creditors.
 #include <algorithm>
+#include <map>
 
 #include "runtime/engine/engine_internal.h"
 
@@ -56,6 +57,43 @@ bool Engine::TryAdmitOverPrefix(Sequence& s, const PrefixMatch& match, uint32_t 
   s.phase = SequencePhase::kRunning;
   s.blocked_since.reset();
   return true;
+}
+
+void Engine::ShareSpans(const std::vector<Row>& rows, AttentionPlan* plan) const {
+  // Who reads which node. Readers of a node read all its ancestors, so the counts fall along every path.
+  std::map<PrefixNodeId, std::vector<int>> readers;
+  std::vector<std::vector<PrefixNodeView>> paths(rows.size());
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (!rows[i].sequence->shares) continue;
+    paths[i] = prefixes_->Path(*rows[i].sequence->reader);
+    for (const PrefixNodeView& node : paths[i]) readers[node.id].push_back(static_cast<int>(i));
+  }
+  // A node and its child with the same readers become one span: a span ends where a reader's path does.
+  std::map<PrefixNodeId, size_t> span_of;  // of plan->shared; by the node that it starts with
+  for (size_t i = 0; i < rows.size(); ++i) {
+    size_t taken = 0;  // blocks of this sequence in shared spans
+    for (size_t at = 0; at < paths[i].size();) {
+      const PrefixNodeId start = paths[i][at].id;
+      const std::vector<int>& group = readers[start];
+      std::vector<BlockId> blocks;
+      for (; at < paths[i].size() && readers[paths[i][at].id] == group; ++at)
+        blocks.insert(blocks.end(), paths[i][at].blocks.begin(), paths[i][at].blocks.end());
+      const size_t count = blocks.size(), keys = count * options_.block_tokens;
+      if (group.size() < 2 || keys * (group.size() - 1) < options_.shared_keys_min) break;
+      if (span_of.try_emplace(start, plan->shared.size()).second) {
+        plan->shared.push_back({.span = {.blocks = std::move(blocks),
+                                         .first_position = static_cast<int>(taken * options_.block_tokens),
+                                         .token_count = static_cast<int>(keys)},
+                                .readers = group});
+      }
+      taken += count;
+    }
+    if (taken == 0) continue;
+    LocalSpan& own = std::get<LocalSpan>(plan->sequences[i].spans.back());
+    own.blocks.erase(own.blocks.begin(), own.blocks.begin() + static_cast<int64_t>(taken));
+    own.first_position += static_cast<int>(taken * options_.block_tokens);
+    own.token_count -= static_cast<int>(taken * options_.block_tokens);
+  }
 }
 
 void Engine::ShareFullBlocks(Sequence& s, absl::Time now) {

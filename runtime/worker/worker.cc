@@ -281,6 +281,7 @@ void Worker::StepLoop() {
     if (step->rows > 0) {
       report_.set_steps(report_.steps() + 1);
       report_.set_remote_steps(report_.remote_steps() + (step->remote ? 1 : 0));
+      report_.set_keys_read(report_.keys_read() + step->keys_read);
       report_.set_busy_seconds(report_.busy_seconds() + step->seconds);
     }
     SendOutgoing(rmanager_->TakeOutgoing());

@@ -108,6 +108,22 @@ TEST_F(PrefixCacheTest, ATreeOfTwoLevelsIsComputedOncePerNode) {
   EXPECT_EQ(totals.evicted, 0u);
 }
 
+TEST_F(PrefixCacheTest, WhatManyReadIsReadOnceAStep) {
+  std::vector<TestSequence> sequences;
+  const std::vector<int32_t> head = Tokens(20 * kBlock);
+  for (int i = 0; i < 16; ++i) sequences.push_back(After(head, 4));
+  WorkerSettings settings = TestSettings(*model_, {200}, kBlock);
+  ExpectEqualTokens(settings, sequences);
+  const uint64_t together = Run(settings, true, sequences).reports[0].keys_read();
+  settings.engine.shared_keys_min = ~0u;
+  const uint64_t apart = Run(settings, true, sequences).reports[0].keys_read();
+  // The prefix is computed before the others come, in one chunk of its 320 tokens and 4 more; their own
+  // tokens follow in one step, and kOutput - 1 decodes. The first is ahead of the others by up to a step.
+  const uint64_t least = uint64_t{kOutput - 1} * 14 * 20 * kBlock;
+  EXPECT_GE(apart, together + least) << apart << " keys apart, " << together << " together";
+  EXPECT_LT(together, apart / 4);
+}
+
 TEST_F(PrefixCacheTest, EightSystemPromptsAtOnceInChunksOfAFewTokens) {
   std::vector<TestSequence> sequences;
   std::vector<std::vector<int32_t>> systems;
