@@ -4,9 +4,13 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <cstring>
+#include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -48,10 +52,23 @@ bool Readable(int fd, int milliseconds) {
   return poll(&poll_fd, 1, milliseconds) == 1;
 }
 
+// Why pidfds are not to be had here; empty when they are.
+std::string WhyNoPidfds() {
+#ifdef SYS_pidfd_open
+  const int fd = static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0));
+  if (fd < 0) return std::strerror(errno);
+  close(fd);
+  return "";
+#else
+  return "not in the system's headers";
+#endif
+}
+
 TEST(ProcessWatch, TellsOnceThatAProcessHasEnded) {
+  if (!WhyNoPidfds().empty()) GTEST_SKIP() << "no pidfds: " << WhyNoPidfds();
   ProcessWatch watch;
   Child one, two;
-  if (!watch.Add(1, one.self)) GTEST_SKIP() << "this kernel has no pidfds";
+  ASSERT_TRUE(watch.Add(1, one.self));
   ASSERT_TRUE(watch.Add(2, two.self));
   EXPECT_FALSE(Readable(watch.fd(), 0));
   EXPECT_THAT(watch.Ended(), testing::IsEmpty());
@@ -63,9 +80,10 @@ TEST(ProcessWatch, TellsOnceThatAProcessHasEnded) {
 }
 
 TEST(ProcessWatch, AProcessThatEndedBeforeOrWasReplacedIsReportedAtOnce) {
+  if (!WhyNoPidfds().empty()) GTEST_SKIP() << "no pidfds: " << WhyNoPidfds();
   ProcessWatch watch;
   Child child;
-  if (!watch.Add(1, child.self)) GTEST_SKIP() << "this kernel has no pidfds";
+  ASSERT_TRUE(watch.Add(1, child.self));
   std::vector<std::string> fields = absl::StrSplit(child.self, ' ');
   fields[3] += "1";  // another start time: the pid now belongs to somebody else
   EXPECT_TRUE(watch.Add(2, absl::StrJoin(fields, " ")));

@@ -5,13 +5,14 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/check.h"
 
 namespace lombard {
 
 std::vector<GoldenCase> ReadGoldens(const std::string& path) {
   std::ifstream file(path);
   std::vector<GoldenCase> cases;
-  if (!file) return cases;
+  CHECK(file.is_open()) << path << " is not there";
   if (absl::EndsWith(path, ".jsonl")) {
     for (std::string line; std::getline(file, line);) {
       const nlohmann::json c = nlohmann::json::parse(line);
@@ -19,10 +20,12 @@ std::vector<GoldenCase> ReadGoldens(const std::string& path) {
       golden.gaps.assign(golden.greedy_ids.size(), c["min_gap"]);
       cases.push_back(std::move(golden));
     }
+    CHECK(!cases.empty()) << path;
     return cases;
   }
   const nlohmann::json json = nlohmann::json::parse(file);
   for (const auto& c : json["cases"]) cases.push_back({c["prompt_ids"], c["greedy_ids"], c["top1_top2_gap"]});
+  CHECK(!cases.empty()) << path;
   return cases;
 }
 

@@ -15,8 +15,8 @@ struct GoldenCase {
   std::vector<double> gaps;  // as long as greedy_ids; for files with one gap per case, that one repeated
 };
 
-// tests/data/*-golden.json, ../shared/data/models/*golden.json, or *golden-batch64.jsonl. Empty when the file
-// is not there.
+// tests/data/*-golden.json, ../shared/data/models/*golden.json, or *golden-batch64.jsonl.
+// REQUIRES: the file is there and has cases.
 std::vector<GoldenCase> ReadGoldens(const std::string& path);
 
 // Empty when `ids` are the golden ones, or first differ at a step whose gap is below `bound`; else what is

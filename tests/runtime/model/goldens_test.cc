@@ -1,10 +1,12 @@
 // Real checkpoints: our own tiny one in both forms, and the public ones of ../shared where present.
 #include <cmath>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "runtime/model/weights.h"
 #include "tests/runtime/model/checkpoint_files.h"
+#include "tests/support/shared_data.h"
 
 namespace lombard {
 namespace {
@@ -77,8 +79,9 @@ TEST(Architectures, EveryReferenceCheckpointLoads) {
 // The converted llama2.c checkpoint: its own file holds the same floats in another order, which is an
 // independent witness.
 TEST(Stories260K, TheTensorsEqualTheOriginalFile) {
-  const std::string base = "../shared/data/models/";
-  if (!std::filesystem::exists(base + "stories260K-hf")) GTEST_SKIP() << base << "stories260K-hf is absent";
+  const std::string base = absl::StrCat(kSharedData, "/models/");
+  LOMBARD_SKIP_WITHOUT(base + "stories260K-hf");
+  LOMBARD_SKIP_WITHOUT(base + "stories260K/stories260K.bin");
   const auto model = Good(base + "stories260K-hf");
   EXPECT_EQ(model->config().layers, 5);
   EXPECT_EQ(model->config().kv_heads, 4);
@@ -101,9 +104,9 @@ TEST(Stories260K, TheTensorsEqualTheOriginalFile) {
 }
 
 TEST(Stories260K, TheShardedBfloat16FormIsTheSameModelRounded) {
-  const std::string base = "../shared/data/models/";
-  if (!std::filesystem::exists(base + "stories260K-hf-bf16-sharded"))
-    GTEST_SKIP() << base << "stories260K-hf-bf16-sharded is absent";
+  const std::string base = absl::StrCat(kSharedData, "/models/");
+  LOMBARD_SKIP_WITHOUT(base + "stories260K-hf");
+  LOMBARD_SKIP_WITHOUT(base + "stories260K-hf-bf16-sharded");
   const auto plain = Good(base + "stories260K-hf"), rounded = Good(base + "stories260K-hf-bf16-sharded");
   EXPECT_EQ(rounded->config().dtype, DType::kBF16);
   for (int layer = 0; layer < 5; ++layer) {

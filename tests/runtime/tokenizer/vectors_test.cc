@@ -12,7 +12,7 @@
 #include "absl/strings/str_replace.h"
 #include "base/file.h"
 #include "runtime/model/tokenizer/tokenizer.h"
-#include "tests/runtime/tokenizer/shared_data.h"
+#include "tests/support/shared_data.h"
 
 namespace lombard {
 namespace {
