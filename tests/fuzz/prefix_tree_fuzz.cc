@@ -1,5 +1,5 @@
-// Any bytes as a script of requests, insertions and evictions: the prefix tree and a plain map agree after
-// every operation, and at the end every block is free again.
+// Any bytes as a script of requests, insertions, withdrawals and evictions: the prefix tree and a plain map
+// agree after every operation, and at the end every block is free again.
 #include <cstddef>
 #include <cstdint>
 

@@ -13,6 +13,7 @@ namespace {
 
 constexpr uint32_t kPoolBlocks = 24;
 constexpr size_t kSequencesMax = 6;
+constexpr int kOperations = 9;
 
 using Tokens = std::vector<int32_t>;
 using Key = std::pair<std::string, Tokens>;  // salt, and all tokens up to the end of the block
@@ -56,7 +57,8 @@ class Pair {
       absl::Status status = Step(operation);
       if (status.ok()) status = Check();
       if (!status.ok()) {
-        return Annotate(status, absl::StrCat("operation ", counts_.operations, " (", operation % 8, ")"));
+        return Annotate(status,
+                        absl::StrCat("operation ", counts_.operations, " (", operation % kOperations, ")"));
       }
       ++counts_.operations;
     }
@@ -73,7 +75,7 @@ class Pair {
 
  private:
   absl::Status Step(uint8_t operation) {
-    switch (operation % 8) {
+    switch (operation % kOperations) {
       case 0:
       case 1:
         return Admit();
@@ -88,6 +90,8 @@ class Pair {
         return absl::OkStatus();
       case 6:
         return Insert();
+      case 8:
+        return sequences_.empty() ? absl::OkStatus() : Withdraw(sequences_[Byte() % sequences_.size()]);
       default:
         if (!held_.empty() && Byte() % 2 == 0) {
           pool_.Release(held_.back());
@@ -179,6 +183,28 @@ class Pair {
     stats_.hit_tokens -= sequence.hit;
     stats_.copied_tokens -= sequence.hit % block_tokens_;
     pool_.ReleaseAll(sequence.blocks);
+  }
+
+  // Forgets the end of the sequence's path, block by block; the sequence gives those blocks away.
+  absl::Status Withdraw(Sequence& sequence) {
+    size_t left = sequence.blocks.size();
+    for (; left > 0; --left) {
+      const Key key(sequence.salt, First(sequence.tokens, left));
+      if (Readers(key) > 1 || HasChild(key)) break;
+      cached_.erase(key);
+    }
+    const uint32_t kept = tree_.Withdraw(sequence.reader);
+    if (kept != left) return absl::InternalError(absl::StrCat(kept, " blocks are left, not ", left));
+    for (size_t i = left; i < sequence.blocks.size(); ++i) {
+      held_.size() < 4 && Byte() % 4 == 0 ? held_.push_back(sequence.blocks[i])
+                                          : pool_.Release(sequence.blocks[i]);
+    }
+    stats_.withdrawn_blocks += sequence.blocks.size() - left;
+    counts_.withdrawn += sequence.blocks.size() - left;
+    counts_.withdrawals_stopped += left > 0;
+    sequence.tokens.resize(left * block_tokens_);
+    sequence.blocks.resize(left);
+    return absl::OkStatus();
   }
 
   Sequence Take(size_t i) {
@@ -299,9 +325,9 @@ class Pair {
     }
     const PrefixStats& stats = tree_.stats();
     if (std::tie(stats.queried_tokens, stats.hit_tokens, stats.copied_tokens, stats.adopted_blocks,
-                 stats.duplicate_blocks, stats.evicted_blocks) !=
+                 stats.duplicate_blocks, stats.evicted_blocks, stats.withdrawn_blocks) !=
         std::tie(stats_.queried_tokens, stats_.hit_tokens, stats_.copied_tokens, stats_.adopted_blocks,
-                 stats_.duplicate_blocks, stats_.evicted_blocks)) {
+                 stats_.duplicate_blocks, stats_.evicted_blocks, stats_.withdrawn_blocks)) {
       return absl::InternalError("statistics");
     }
     return absl::OkStatus();
