@@ -9,7 +9,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "tests/support/cluster_run.h"
+#include "tests/support/tiny_model.h"
 
 namespace lombard {
 namespace {
@@ -19,30 +19,13 @@ struct Golden {
   std::vector<double> gaps;
 };
 
-class LendingTest : public testing::Test {
+class LendingTest : public TinyModelTest {
  protected:
   static void SetUpTestSuite() {
-    auto model = Model::Load(TestPath("tests/data/tiny"));
-    ASSERT_TRUE(model.ok()) << model.status();
-    model_ = model->release();
-    auto tokenizer = Tokenizer::Load(TestPath("tests/data/tiny"));
-    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
-    tokenizer_ = tokenizer->release();
+    TinyModelTest::SetUpTestSuite();
     const nlohmann::json file = nlohmann::json::parse(std::ifstream(TestPath("tests/data/tiny-golden.json")));
     for (const auto& c : file["cases"])
       goldens_.push_back({c["prompt_ids"], c["greedy_ids"], c["top1_top2_gap"]});
-  }
-
-  static ClusterRun Run(const WorkerSettings& settings, const std::vector<TestSequence>& sequences) {
-    auto run = RunOnCluster(settings, *model_, *tokenizer_, sequences);
-    EXPECT_TRUE(run.ok()) << run.status();
-    if (!run.ok()) return {};
-    EXPECT_TRUE(run->invariants.ok()) << run->invariants;
-    uint64_t granted = 0, repaid = 0;
-    for (const auto& report : run->reports)
-      granted += report.loans_granted(), repaid += report.loans_repaid();
-    EXPECT_EQ(granted, repaid);
-    return *std::move(run);
   }
 
   // Equal, or first different where float64 saw the two best within 0.001.
@@ -57,12 +40,8 @@ class LendingTest : public testing::Test {
     }
   }
 
-  static const Model* model_;
-  static const Tokenizer* tokenizer_;
   static std::vector<Golden> goldens_;
 };
-const Model* LendingTest::model_ = nullptr;
-const Tokenizer* LendingTest::tokenizer_ = nullptr;
 std::vector<Golden> LendingTest::goldens_;
 
 std::vector<TestSequence> AllOf(const std::vector<Golden>& goldens, uint32_t max_tokens) {

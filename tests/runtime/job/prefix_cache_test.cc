@@ -8,7 +8,7 @@
 #include <cmath>
 #include <random>
 
-#include "tests/support/cluster_run.h"
+#include "tests/support/tiny_model.h"
 
 namespace lombard {
 namespace {
@@ -30,17 +30,8 @@ Totals Sum(const ClusterRun& run) {
   return totals;
 }
 
-class PrefixCacheTest : public testing::Test {
+class PrefixCacheTest : public TinyModelTest {
  protected:
-  static void SetUpTestSuite() {
-    auto model = Model::Load(TestPath("tests/data/tiny"));
-    ASSERT_TRUE(model.ok()) << model.status();
-    model_ = model->release();
-    auto tokenizer = Tokenizer::Load(TestPath("tests/data/tiny"));
-    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
-    tokenizer_ = tokenizer->release();
-  }
-
   std::vector<int32_t> Tokens(size_t count) {
     std::uniform_int_distribution<int32_t> id(3, model_->config().vocab_size - 1);
     std::vector<int32_t> tokens(count);
@@ -59,11 +50,7 @@ class PrefixCacheTest : public testing::Test {
 
   static ClusterRun Run(WorkerSettings settings, bool cache, const std::vector<TestSequence>& sequences) {
     settings.engine.prefix_cache = cache;
-    auto run = RunOnCluster(settings, *model_, *tokenizer_, sequences);
-    EXPECT_TRUE(run.ok()) << run.status();
-    if (!run.ok()) return {};
-    EXPECT_TRUE(run->invariants.ok()) << run->invariants;
-    return *std::move(run);
+    return TinyModelTest::Run(settings, sequences);
   }
 
   // Runs with the cache on and off and returns what the cache did.
@@ -89,11 +76,7 @@ class PrefixCacheTest : public testing::Test {
   }
 
   std::mt19937 random_{20260101};
-  static const Model* model_;
-  static const Tokenizer* tokenizer_;
 };
-const Model* PrefixCacheTest::model_ = nullptr;
-const Tokenizer* PrefixCacheTest::tokenizer_ = nullptr;
 
 TEST_F(PrefixCacheTest, ATreeOfTwoLevelsIsComputedOncePerNode) {
   std::vector<TestSequence> sequences;
