@@ -15,6 +15,7 @@ namespace {
 
 constexpr int64_t kStripMax = 1 << 20;
 constexpr absl::string_view kReplacementCharacter = "\xEF\xBF\xBD";
+constexpr absl::string_view kLooksForReplacement = " of U+FFFD behind ByteFallback";
 
 int HexDigit(char c) {
   if (c >= '0' && c <= '9') return c - '0';
@@ -171,9 +172,14 @@ absl::Status DecoderChain::Append(const JsonField& json) {
     fused_ = true;
     return absl::OkStatus();
   }
-  const auto unsupported_when_fused = [&]() {
+  const auto unsupported = [&](absl::string_view form) {
     return absl::UnimplementedError(
-        json.Error(absl::StrCat("decoder ", type, " of this form behind Fuse is not supported")).message());
+        json.Error(absl::StrCat("decoder ", type, form, " is not supported")).message());
+  };
+  const auto unsupported_when_fused = [&]() { return unsupported(" of this form behind Fuse"); };
+  if (has_byte_fallback_ && !fused_) return unsupported(" behind ByteFallback, with no Fuse between them,");
+  const auto sees_other_bytes = [&](absl::string_view wanted) {
+    return has_byte_fallback_ && absl::StrContains(wanted, kReplacementCharacter);
   };
   DecoderStep step{.fused = fused_};
   if (type == "Replace") {
@@ -183,6 +189,7 @@ absl::Status DecoderChain::Append(const JsonField& json) {
     ASSIGN_OR_RETURN(const absl::string_view content, json.GetString("content"));
     step.content = std::string(content);
     if (fused_ && step.pattern.literal() == nullptr) return unsupported_when_fused();
+    if (fused_ && sees_other_bytes(*step.pattern.literal())) return unsupported(kLooksForReplacement);
   } else if (type == "ByteFallback") {
     if (fused_) return unsupported_when_fused();
     step.kind = DecoderStep::Kind::kByteFallback;
@@ -191,6 +198,7 @@ absl::Status DecoderChain::Append(const JsonField& json) {
     step.kind = DecoderStep::Kind::kStrip;
     ASSIGN_OR_RETURN(const uint32_t content, json.GetCharacter("content"));
     AppendCodePoint(content, &step.content);
+    if (sees_other_bytes(step.content)) return unsupported(kLooksForReplacement);
     ASSIGN_OR_RETURN(const JsonField start, json.Get("start"));
     ASSIGN_OR_RETURN(step.start, start.AsInt(0, kStripMax));
     ASSIGN_OR_RETURN(const JsonField stop, json.Get("stop"));
@@ -212,8 +220,7 @@ absl::Status DecoderChain::Append(const JsonField& json) {
     step.kind = DecoderStep::Kind::kByteLevel;
     fused_ = true;
   } else {
-    return absl::UnimplementedError(
-        json.Error(absl::StrCat("decoder ", type, " is not supported")).message());
+    return unsupported("");
   }
   steps_.push_back(std::move(step));
   return absl::OkStatus();

@@ -33,7 +33,9 @@ class DecoderChain {
  public:
   // Without decoder the tokens are joined by spaces.
   DecoderChain() = default;
-  // Sequence, Replace, ByteFallback, Fuse, Strip, Metaspace, ByteLevel; others kUnimplemented.
+  // Sequence, Replace, ByteFallback, Fuse, Strip, Metaspace, ByteLevel; others kUnimplemented. So is a step
+  // behind ByteFallback that would meet bytes where the reference has characters: any before Fuse, since here
+  // each byte is a chunk of its own, and one that looks for U+FFFD, which is put in behind the chain.
   static absl::StatusOr<DecoderChain> Parse(const JsonField& json);
 
   // What one sequence of tokens has left in the chain.

@@ -1,5 +1,5 @@
 // Goal: no file and no text brings the tokenizer down. Method: the fuzz entry on the golden documents, with a
-// small model so that mutations hit the structure, and on mutations of them.
+// small model so that mutations hit the structure, on its corpus, and on mutations of both.
 #include "tests/support/fuzz.h"
 
 #include <gtest/gtest.h>
@@ -19,6 +19,7 @@ TEST(TokenizerFuzz, GoldenDocumentsAndTheirMutationsAreParsedOrRefused) {
   std::vector<std::string> corpus;
   for (const GoldenDocument& document : LoadGoldens(&model).documents)
     corpus.push_back(document.tokenizer_json);
+  for (const std::string& document : FuzzCorpus("tokenizer")) corpus.push_back(document);
   const uint64_t seed = 11;
   SCOPED_TRACE(seed);
   RunFuzzCorpus(LLVMFuzzerTestOneInput, corpus, /*rounds=*/400, seed);

@@ -106,6 +106,48 @@ TEST(TokenizerErrors, NameFileAndField) {
   }
 }
 
+// ByteFallback gives bytes on, one by one; the reference gives on whole characters, and U+FFFD for the rest.
+TEST(TokenizerErrors, WhatStandsBehindByteFallbackMustNotMeetItsBytes) {
+  const json bytes = {{"type", "ByteFallback"}}, fuse = {{"type", "Fuse"}},
+             byte_level = {{"type", "ByteLevel"}};
+  const json metaspace = {{"type", "Metaspace"}, {"replacement", "▁"}};
+  const auto replace = [](const char* what) -> json {
+    return {{"type", "Replace"}, {"pattern", {{"String", what}}}, {"content", " "}};
+  };
+  const auto strip = [](const char* what) -> json {
+    return {{"type", "Strip"}, {"content", what}, {"start", 1}, {"stop", 0}};
+  };
+  const auto parse = [](const json& decoders) {
+    json document = SmallDocument();
+    document["decoder"] = {{"type", "Sequence"}, {"decoders", decoders}};
+    return ParseStatus(document);
+  };
+  for (const json& decoders :
+       {json{replace("▁"), bytes, fuse}, json{replace("▁"), bytes, fuse, strip(" ")}, json{strip("▁"), bytes},
+        json{metaspace, bytes}, json{bytes, fuse, replace("▁t")}, json{fuse, strip("\uFFFD")}}) {
+    EXPECT_TRUE(parse(decoders).ok()) << decoders << parse(decoders);
+  }
+  struct Refused {
+    json decoders;
+    std::vector<std::string> named;
+  };
+  for (const Refused& refused :
+       {Refused{{bytes, strip(" ")}, {"decoders[1]", "Strip behind ByteFallback"}},
+        {{replace("▁"), bytes, replace("e")}, {"decoders[2]", "Replace behind ByteFallback"}},
+        {{bytes, metaspace, fuse}, {"decoders[1]", "Metaspace behind ByteFallback"}},
+        {{bytes, byte_level}, {"decoders[1]", "ByteLevel behind ByteFallback"}},
+        {{bytes, bytes, fuse}, {"decoders[1]", "ByteFallback behind ByteFallback"}},
+        {{{{"type", "Sequence"}, {"decoders", {bytes}}}, strip(" ")},
+         {"decoders[1]", "Strip behind ByteFallback"}},
+        {{bytes, fuse, strip("\uFFFD")}, {"decoders[2]", "Strip of U+FFFD behind ByteFallback"}},
+        {{bytes, fuse, replace("a\uFFFD")}, {"decoders[2]", "Replace of U+FFFD behind ByteFallback"}}}) {
+    const absl::Status status = parse(refused.decoders);
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented) << refused.decoders << status;
+    for (const std::string& name : refused.named)
+      EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr("t.json"), HasSubstr(name)));
+  }
+}
+
 TEST(TokenizerErrors, BrokenJsonNamesTheFile) {
   for (const char* text : {"", "{", "{\"model\": \"\xFF\"}", "[[[[", "nul"}) {
     const absl::Status status = Tokenizer::Parse(text, "t.json").status();
