@@ -1,4 +1,5 @@
 // Cutter and assembler against each other: any sizes, any window, chunks in any order that a window allows.
+// And against bytes that no cutter made: streams without sense, and the fuzz entry on its corpus.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -7,6 +8,9 @@
 #include "fabric/ucx/message_assembler.h"
 #include "fabric/ucx/message_cutter.h"
 #include "tests/fabric/transport_ladder.h"
+#include "tests/support/fuzz.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
 
 namespace lombard {
 namespace {
@@ -117,6 +121,12 @@ TEST(MessageChunks, ACreditForMoreThanWasSentIsAnError) {
   EXPECT_TRUE(cutter.Credit(8 + kChunkHeaderBytes).ok());
   EXPECT_TRUE(cutter.Credit(0).ok()) << "credits may overtake each other";
   EXPECT_EQ(cutter.in_flight_bytes(), 0u);
+}
+
+TEST(MessageChunks, WhateverComesTheMessagesAreThoseThatTheChunksSpell) {
+  const uint64_t seed = 7;
+  SCOPED_TRACE(seed);
+  RunFuzzCorpus(LLVMFuzzerTestOneInput, FuzzCorpus("message_chunks"), /*rounds=*/4000, seed);
 }
 
 TEST(MessageChunks, ABadChunkHeaderIsAnError) {
