@@ -61,6 +61,11 @@ struct AttentionPlan {
   int rows() const { return static_cast<int>(new_kv.size()); }
 };
 
+// What executing a plan took: seconds, over all layers.
+struct AttentionTiming {
+  double local = 0, wait = 0, merge = 0, send = 0;
+};
+
 // The attention part of a model.
 struct AttentionShape {
   int q_heads = 0;

@@ -131,38 +131,37 @@ absl::Status RemoteClient::Wait() {
   return status;
 }
 
-absl::Status RemoteClient::SendKv(uint64_t transfer, int creditor, LoanId loan, uint64_t epoch, int layer,
-                                  uint32_t first_slot, absl::Span<const BlockId> blocks) {
+absl::Status RemoteClient::SendKv(const KvSend& send, int layer) {
   const size_t block_bytes = static_cast<size_t>(storage_->layout().block_bytes());
   Message message{.channel = Channel::kKv};
   message.header = EncodeKvWrite({.incarnation = Value(options_.incarnation),
-                                  .transfer = transfer,
-                                  .loan = Value(loan),
-                                  .epoch = epoch,
+                                  .transfer = send.transfer,
+                                  .loan = Value(send.loan),
+                                  .epoch = send.epoch,
                                   .layer = static_cast<uint32_t>(layer),
-                                  .first_slot = first_slot,
-                                  .slot_count = static_cast<uint32_t>(blocks.size())});
-  message.payload.reserve(2 * block_bytes * blocks.size());
-  for (BlockId block : blocks) {
+                                  .first_slot = send.first_slot,
+                                  .slot_count = static_cast<uint32_t>(send.blocks.size())});
+  message.payload.reserve(2 * block_bytes * send.blocks.size());
+  for (BlockId block : send.blocks) {
     message.payload.append(reinterpret_cast<const char*>(storage_->k(layer, block)), block_bytes);
     message.payload.append(reinterpret_cast<const char*>(storage_->v(layer, block)), block_bytes);
   }
   {
     std::lock_guard lock(mutex_);
-    ++transfers_[transfer].sent;
+    ++transfers_[send.transfer].sent;
   }
-  absl::Status sent = transport_->Send(creditor, std::move(message));
+  absl::Status sent = transport_->Send(send.creditor, std::move(message));
   if (!sent.ok()) {
     std::lock_guard lock(mutex_);
-    transfers_[transfer].status = sent;
+    transfers_[send.transfer].status = sent;
   }
   return sent;
 }
 
-RemoteClient::Transfer RemoteClient::transfer(uint64_t id) const {
+KvTransfer RemoteClient::transfer(uint64_t id) const {
   std::lock_guard lock(mutex_);
   const auto it = transfers_.find(id);
-  return it == transfers_.end() ? Transfer{} : it->second;
+  return it == transfers_.end() ? KvTransfer{} : it->second;
 }
 
 void RemoteClient::ForgetTransfer(uint64_t id) {

@@ -21,6 +21,7 @@
 #include "absl/types/span.h"
 #include "base/ids.h"
 #include "distattn/attention_state.h"
+#include "distattn/kv_transfer.h"
 #include "fabric/transport.h"
 #include "kvpool/kv_storage.h"
 
@@ -55,16 +56,10 @@ class RemoteClient {
   // loan); kDeadlineExceeded: silence.
   absl::Status Wait();
 
-  // Copies blocks[i] of `layer` (K and V) into slot first_slot + i of the loan. The bytes are copied before
-  // this returns. The transfer is done when the creditor has stored every part sent under its number.
-  absl::Status SendKv(uint64_t transfer, int creditor, LoanId loan, uint64_t epoch, int layer,
-                      uint32_t first_slot, absl::Span<const BlockId> blocks);
-  struct Transfer {
-    uint32_t sent = 0, stored = 0;  // messages
-    absl::Status status;            // first refusal or loss
-    bool done() const { return sent == stored || !status.ok(); }
-  };
-  Transfer transfer(uint64_t id) const;
+  // Sends `layer` (K and V). The bytes are copied before this returns. The transfer is done when the creditor
+  // has stored every part sent under its number.
+  absl::Status SendKv(const KvSend& send, int layer);
+  KvTransfer transfer(uint64_t id) const;
   void ForgetTransfer(uint64_t id);
   void OnMessage(int from, Message message);  // Channel::kState, and the acks of Channel::kKv
   void OnPeerDown(int peer, const absl::Status& why);
@@ -95,7 +90,7 @@ class RemoteClient {
   absl::Status failure_;  // of the exchange under way
   absl::Status aborted_;
   std::map<int, absl::Status> down_;
-  std::map<uint64_t, Transfer> transfers_;
+  std::map<uint64_t, KvTransfer> transfers_;
   uint64_t stale_messages_ = 0;
   uint64_t attended_tokens_ = 0;
 };

@@ -34,10 +34,7 @@ class StepAttention {
   // RemoteClient::Post and Wait, and of after_kv.
   absl::Status Attend(int layer, float* q, const float* k, const float* v, float* out);
 
-  struct Timing {  // seconds, since Begin
-    double local = 0, wait = 0, merge = 0, send = 0;
-  };
-  const Timing& timing() const { return timing_; }
+  const AttentionTiming& timing() const { return timing_; }  // since Begin
   bool has_remote() const { return has_remote_; }
   // Keys of one layer that the local items of this step name, without windows: what is read of K, and of V.
   uint64_t keys_read() const { return keys_read_; }
@@ -66,7 +63,7 @@ class StepAttention {
   uint64_t keys_read_ = 0;
   std::vector<float> acc_, max_, sum_;  // states of all spans
   bool has_remote_ = false;
-  Timing timing_;
+  AttentionTiming timing_;
 };
 
 }  // namespace lombard

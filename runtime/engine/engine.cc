@@ -1,8 +1,6 @@
 #include "runtime/engine/engine.h"
 
 #include <algorithm>
-#include <chrono>
-#include <cmath>
 
 #include "base/check.h"
 #include "base/status.h"
@@ -11,12 +9,6 @@
 
 namespace lombard {
 namespace {
-
-AttentionShape ShapeOf(const ModelConfig& config) {
-  return {.q_heads = config.q_heads,
-          .scale = 1 / std::sqrt(static_cast<float>(config.head_dim)),
-          .layer_windows = config.layer_windows};
-}
 
 // The widest window, or 0 when some layer attends to everything.
 int WidestWindow(const std::vector<int>& windows) {
@@ -30,28 +22,22 @@ int WidestWindow(const std::vector<int>& windows) {
 
 }  // namespace
 
-Engine::Engine(const EngineOptions& options, const Model* model, const Tokenizer* tokenizer,
-               const CpuContext& context, KvPool* pool, const KvStorage* storage, RManager* rmanager,
-               RemoteClient* client)
+Engine::Engine(const EngineOptions& options, EngineModel model, const Tokenizer* tokenizer, KvPool* pool,
+               RManager* rmanager, KvMover* mover)
     : options_(options),
-      model_(model),
+      model_(std::move(model)),
       tokenizer_(tokenizer),
       pool_(pool),
-      storage_(storage),
       rmanager_(rmanager),
-      client_(client),
-      transformer_(model, context),
-      shape_(ShapeOf(model->config())),
-      attention_(shape_, context, storage, client),
-      window_max_(WidestWindow(model->config().layer_windows)) {
-  const std::vector<int>& windows = model->config().layer_windows;
+      mover_(mover),
+      window_max_(WidestWindow(model_.layer_windows)) {
+  const std::vector<int>& windows = model_.layer_windows;
   has_windows_ = std::any_of(windows.begin(), windows.end(), [](int window) { return window > 0; });
   // Where every layer forgets, there is no prefix to keep.
   if (!options_.prefix_cache || window_max_ > 0) return;
-  prefixes_ = std::make_unique<PrefixTree>(
-      pool_, PrefixSpace{.model_fingerprint = model->fingerprint(),
-                         .kv_format = std::string(DTypeName(storage->layout().dtype)),
-                         .block_tokens = options_.block_tokens});
+  prefixes_ = std::make_unique<PrefixTree>(pool_, PrefixSpace{.model_fingerprint = model_.fingerprint,
+                                                              .kv_format = model_.kv_format,
+                                                              .block_tokens = options_.block_tokens});
   pool_->set_cache(prefixes_.get());
 }
 
@@ -60,8 +46,8 @@ Engine::~Engine() {
 }
 
 void Engine::Submit(SequenceRequest request, absl::Time now) {
-  auto sequence = std::make_unique<Sequence>(std::move(request), options_.block_tokens, tokenizer_,
-                                             model_->config().eos_token_ids);
+  auto sequence =
+      std::make_unique<Sequence>(std::move(request), options_.block_tokens, tokenizer_, model_.eos_token_ids);
   const uint64_t wanted = sequence->tokens_max();
   const uint64_t cluster = uint64_t{options_.cluster_blocks} * options_.block_tokens;
   absl::Status refusal;
@@ -78,7 +64,7 @@ void Engine::Submit(SequenceRequest request, absl::Time now) {
         sequence->request.sampling.max_tokens, " make ", wanted, " tokens; the cluster's KV memory holds ",
         cluster, " tokens for one request: add ranks, raise --kv-tokens, or shorten the request"));
   }
-  if (!refusal.ok()) return Finish(*sequence, "error", refusal, now);
+  if (!refusal.ok()) return End(*sequence, "error", refusal, now);
   const auto at = std::lower_bound(waiting_.begin(), waiting_.end(), sequence->id(),
                                    [](const SequencePtr& s, const RequestId& id) { return s->id() < id; });
   waiting_.insert(at, std::move(sequence));
@@ -87,20 +73,52 @@ void Engine::Submit(SequenceRequest request, absl::Time now) {
 
 std::vector<SequenceOutput> Engine::TakeOutputs() { return std::exchange(outputs_, {}); }
 
-absl::StatusOr<StepReport> Engine::Step(absl::Time now) {
-  const auto start = std::chrono::steady_clock::now();
+absl::StatusOr<const StepWork*> Engine::Begin(absl::Time now) {
+  CHECK(rows_.empty()) << "Begin before Finish";
   RETURN_IF_ERROR(FlipStoredBlocks());
   Admit(now);
-  const std::vector<Row> rows = Schedule(now);
+  std::vector<Row> rows = Schedule(now);
   RETURN_IF_ERROR(std::exchange(pending_error_, absl::OkStatus()));
   ReportLoad();
-  if (rows.empty()) return StepReport{};
+  if (rows.empty()) return nullptr;
 
-  ++step_;
-  for (const Row& row : rows) row.sequence->table.Extend(row.sequence->computed + row.tokens);
-  const AttentionPlan plan = BuildPlan(rows);
+  rows_ = std::move(rows);
+  for (const Row& row : rows_) row.sequence->table.Extend(row.sequence->computed + row.tokens);
+  work_ = {.step = work_.step + 1, .input = BuildInput(), .plan = BuildPlan()};
+  for (const Row& row : rows_) work_.requests.push_back(row.id);
+  PlanExports();
+  return &work_;
+}
+
+StepReport Engine::Finish(absl::StatusOr<StepResult> result, absl::Time now) {
+  CHECK(!rows_.empty()) << "Finish before Begin";
+  StepReport report;
+  if (result.ok()) {
+    for (size_t i = 0; i < work_.sends.size(); ++i) {
+      auto& queue = senders_[i]->exports;
+      const uint64_t transfer = work_.sends[i].transfer;
+      if (queue.empty() || queue.back().transfer != transfer)
+        queue.push_back({.transfer = transfer, .blocks = 0});
+      queue.back().blocks += static_cast<uint32_t>(work_.sends[i].blocks.size());
+    }
+    report = {.rows = work_.plan.rows(),
+              .sequences = static_cast<int>(rows_.size()),
+              .remote = result->remote,
+              .attention = result->attention,
+              .keys_read = result->keys_read,
+              .seconds = result->seconds};
+    MeasureRates(report);
+    Commit(result->logits, now);
+  } else {
+    for (const KvSend& send : work_.sends) mover_->ForgetTransfer(send.transfer);
+  }
+  rows_.clear();
+  return report;
+}
+
+StepInput Engine::BuildInput() const {
   StepInput input;
-  for (const Row& row : rows) {
+  for (const Row& row : rows_) {
     const Sequence& s = *row.sequence;
     for (uint32_t i = 0; i < row.tokens; ++i) {
       input.tokens.push_back(s.tokens[s.computed + i]);
@@ -108,38 +126,7 @@ absl::StatusOr<StepReport> Engine::Step(absl::Time now) {
     }
     if (row.samples()) input.logit_rows.push_back(static_cast<int32_t>(input.tokens.size()) - 1);
   }
-  const std::vector<StepExport> exports = PlanExports(rows);
-  attention_.Begin(step_, &plan, [&](int layer) {
-    for (const StepExport& part : exports) RETURN_IF_ERROR(SendLayer(part, layer));
-    return absl::OkStatus();
-  });
-  std::vector<float> logits;
-  const absl::Status computed = transformer_.Forward(
-      input,
-      [this](int layer, float* q, const float* k, const float* v, float* out) {
-        return attention_.Attend(layer, q, k, v, out);
-      },
-      &logits);
-  if (!computed.ok()) {
-    for (const StepExport& part : exports) client_->ForgetTransfer(part.transfer);
-    return computed;
-  }
-  for (const StepExport& part : exports) {
-    auto& queue = part.sequence->exports;
-    if (queue.empty() || queue.back().transfer != part.transfer)
-      queue.push_back({.transfer = part.transfer, .blocks = 0});
-    queue.back().blocks += static_cast<uint32_t>(part.blocks.size());
-  }
-
-  StepReport report{.rows = plan.rows(),
-                    .sequences = static_cast<int>(rows.size()),
-                    .remote = attention_.has_remote(),
-                    .attention = attention_.timing(),
-                    .keys_read = attention_.keys_read()};
-  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  MeasureRates(rows, report);
-  Commit(rows, logits, now);
-  return report;
+  return input;
 }
 
 std::vector<Engine::Row> Engine::Schedule(absl::Time now) {
@@ -167,10 +154,10 @@ std::vector<Engine::Row> Engine::Schedule(absl::Time now) {
   return rows;
 }
 
-AttentionPlan Engine::BuildPlan(const std::vector<Row>& rows) const {
+AttentionPlan Engine::BuildPlan() const {
   AttentionPlan plan;
   const uint32_t block_tokens = options_.block_tokens;
-  for (const Row& row : rows) {
+  for (const Row& row : rows_) {
     const Sequence& s = *row.sequence;
     const BlockTable& table = s.table;
     SequenceRows part{.first_row = plan.rows(),
@@ -197,14 +184,14 @@ AttentionPlan Engine::BuildPlan(const std::vector<Row>& rows) const {
     }
     plan.sequences.push_back(std::move(part));
   }
-  if (prefixes_ != nullptr && !has_windows_) ShareSpans(rows, &plan);
+  if (prefixes_ != nullptr && !has_windows_) ShareSpans(&plan);
   return plan;
 }
 
-void Engine::Commit(const std::vector<Row>& rows, std::vector<float>& logits, absl::Time now) {
-  const size_t vocabulary = model_->config().vocab_size;
+void Engine::Commit(std::vector<float>& logits, absl::Time now) {
+  const size_t vocabulary = model_.vocab_size;
   size_t logit_row = 0;
-  for (const Row& row : rows) {
+  for (const Row& row : rows_) {
     Sequence& s = *row.sequence;
     const bool samples = row.samples();
     s.computed += row.tokens;
@@ -220,21 +207,21 @@ void Engine::Commit(const std::vector<Row>& rows, std::vector<float>& logits, ab
     const absl::Span<const int32_t> tokens = s.tokens;
     const SampledToken sampled =
         Sample(scores, s.request.sampling, tokens.first(s.prompt_size()), tokens.subspan(s.prompt_size()),
-               s.request.sample_index, model_->config().eos_token_ids);
+               s.request.sample_index, model_.eos_token_ids);
     if (sampled.id < 0) {
-      Finish(s, "error", absl::InternalError(absl::StrCat("no finite logit at position ", s.computed)), now);
+      End(s, "error", absl::InternalError(absl::StrCat("no finite logit at position ", s.computed)), now);
       continue;
     }
     s.tokens.push_back(sampled.id);
     outputs_.push_back(
         {.id = s.id(), .token = sampled.id, .logprob = sampled.logprob, .top_logprobs = sampled.top});
     if (const auto reason = s.stop.Push(sampled.id); reason.has_value())
-      Finish(s, *reason, absl::OkStatus(), now);
+      End(s, *reason, absl::OkStatus(), now);
   }
   std::erase_if(running_, [](const SequencePtr& s) { return s->finished; });
 }
 
-void Engine::Finish(Sequence& sequence, std::string reason, absl::Status error, absl::Time now) {
+void Engine::End(Sequence& sequence, std::string reason, absl::Status error, absl::Time now) {
   outputs_.push_back({.id = sequence.id(),
                       .finished = true,
                       .finish_reason = std::move(reason),

@@ -3,10 +3,14 @@
 //
 //   engine.Submit(request, now);                   // any time between steps
 //   engine.HandleEvent(event, now);                // what rmanager decided
-//   ASSIGN_OR_RETURN(StepReport report, engine.Step(now));
+//   ASSIGN_OR_RETURN(const StepWork* work, engine.Begin(now));
+//   if (work != nullptr) StepReport report = engine.Finish(machine.Run(*work), now);
 //   for (SequenceOutput& output : engine.TakeOutputs()) ...
 //
-// Step: take what came (stored blocks flip to their loans), admit, schedule, compute, commit. Tables, token
+// It decides; somebody else computes (runtime/engine/step_work.h) and moves bytes (kv_mover.h). So it knows
+// no weights, no storage, no transport and no clock.
+//
+// Begin: take what came (stored blocks flip to their loans), admit, schedule. Finish: commit. Tables, token
 // counts, sampler state and output change only at commit. Belongs to the step thread.
 //
 // Memory. A sequence is admitted when blocks for its tokens and some headroom are reserved, here and at
@@ -23,13 +27,12 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "distattn/remote_client.h"
-#include "distattn/step_attention.h"
 #include "kvpool/kv_pool.h"
 #include "kvpool/prefix_tree.h"
 #include "rmanager/rmanager.h"
+#include "runtime/engine/kv_mover.h"
 #include "runtime/engine/sequence.h"
-#include "runtime/engine/transformer.h"
+#include "runtime/engine/step_work.h"
 
 namespace lombard {
 
@@ -53,32 +56,42 @@ struct EngineOptions {
   InstanceId self{};
 };
 
+// What an engine must know of its model.
+struct EngineModel {
+  std::vector<int> layer_windows;  // [layers]; 0: full attention
+  int vocab_size = 0;
+  std::vector<int32_t> eos_token_ids;
+  uint64_t fingerprint = 0;
+  std::string kv_format;  // prefixes are shared where fingerprint and format are equal
+};
+
+// Of a step that was committed; zeros of one that was abandoned.
 struct StepReport {
-  int rows = 0;  // 0: nothing could run
+  int rows = 0;
   int sequences = 0;
   bool remote = false;  // some attention ran elsewhere
-  StepAttention::Timing attention;
+  AttentionTiming attention;
   uint64_t keys_read = 0;  // here, of one layer
   double seconds = 0;
 };
 
 class Engine {
  public:
-  // Nothing is owned; all outlive this. `client` may be null where nothing is lent.
-  Engine(const EngineOptions& options, const Model* model, const Tokenizer* tokenizer,
-         const CpuContext& context, KvPool* pool, const KvStorage* storage, RManager* rmanager,
-         RemoteClient* client);
+  // Nothing is owned; all outlive this.
+  Engine(const EngineOptions& options, EngineModel model, const Tokenizer* tokenizer, KvPool* pool,
+         RManager* rmanager, KvMover* mover);
   ~Engine();
 
   // A request that can never fit is answered at once with an error that names both numbers.
   void Submit(SequenceRequest request, absl::Time now);
   void HandleEvent(const RManager::Event& event, absl::Time now);
-  // Errors: a creditor is gone or refuses (kUnavailable, kDeadlineExceeded, kNotFound, kFailedPrecondition).
-  // The step has then left no trace.
-  absl::StatusOr<StepReport> Step(absl::Time now);
+  // The next step; null: nothing can run. Valid until Finish. Until then nobody calls the engine, its pool or
+  // its rmanager. The error: blocks on their way to a creditor were lost or refused.
+  absl::StatusOr<const StepWork*> Begin(absl::Time now);
+  // What came of it. An error abandons the step, which has then left no trace and may be run again.
+  StepReport Finish(absl::StatusOr<StepResult> result, absl::Time now);
   std::vector<SequenceOutput> TakeOutputs();
 
-  const AttentionShape& shape() const { return shape_; }
   bool idle() const { return waiting_.empty() && running_.empty(); }
   uint32_t running_count() const { return static_cast<uint32_t>(running_.size()); }
   uint32_t waiting_count() const { return static_cast<uint32_t>(waiting_.size()); }
@@ -90,7 +103,6 @@ class Engine {
  private:
   using SequencePtr = std::unique_ptr<Sequence>;
   struct Row;  // a sequence's part of a step
-  struct StepExport;
 
   absl::Status FlipStoredBlocks();
   void Admit(absl::Time now);
@@ -103,7 +115,7 @@ class Engine {
   // Admits at home over what the cache has of its tokens, if that needs no more than is free.
   bool TryAdmitOverPrefix(Sequence& sequence, const PrefixMatch& match, uint32_t blocks, absl::Time now);
   // Takes what several sequences of `plan` read out of their spans into shared ones.
-  void ShareSpans(const std::vector<Row>& rows, AttentionPlan* plan) const;
+  void ShareSpans(AttentionPlan* plan) const;
   void ShareFullBlocks(Sequence& sequence, absl::Time now);
   void StopSharing(Sequence& sequence);
   void LeavePrefix(Sequence& sequence, absl::Time now);
@@ -114,14 +126,16 @@ class Engine {
   void ReleaseMemory(Sequence& sequence, absl::Time now);
   void EndMove(Sequence& sequence);
   std::vector<Row> Schedule(absl::Time now);
-  AttentionPlan BuildPlan(const std::vector<Row>& rows) const;
-  std::vector<StepExport> PlanExports(const std::vector<Row>& rows);
-  absl::Status SendLayer(const StepExport& part, int layer);
+  StepInput BuildInput() const;
+  AttentionPlan BuildPlan() const;
+  // Fills the work's sends, and senders_.
+  void PlanExports();
+  KvSend MakeSend(const Sequence& sequence, uint64_t transfer, BlockTable::LentSlot slot) const;
   // Ships full blocks that need no step to be complete; true when something was sent.
   absl::StatusOr<bool> ExportFullBlocks(Sequence& sequence, uint32_t count);
-  void Commit(const std::vector<Row>& rows, std::vector<float>& logits, absl::Time now);
-  void Finish(Sequence& sequence, std::string reason, absl::Status error, absl::Time now);
-  void MeasureRates(const std::vector<Row>& rows, const StepReport& report);
+  void Commit(std::vector<float>& logits, absl::Time now);
+  void End(Sequence& sequence, std::string reason, absl::Status error, absl::Time now);
+  void MeasureRates(const StepReport& report);
   void ReportLoad();
   uint32_t ClusterLendable() const;  // blocks, by our view
   uint32_t BlocksFor(uint64_t tokens) const {
@@ -130,15 +144,11 @@ class Engine {
   Sequence* Find(const RequestId& id);
 
   const EngineOptions options_;
-  const Model* const model_;
+  const EngineModel model_;
   const Tokenizer* const tokenizer_;
   KvPool* const pool_;
-  const KvStorage* const storage_;
   RManager* const rmanager_;
-  RemoteClient* const client_;
-  Transformer transformer_;
-  const AttentionShape shape_;
-  StepAttention attention_;
+  KvMover* const mover_;
   int window_max_ = 0;                    // 0: some layer sees everything
   std::unique_ptr<PrefixTree> prefixes_;  // null: no prefix cache
   bool has_windows_ = false;              // in some layer
@@ -147,7 +157,12 @@ class Engine {
   Sequences waiting_;  // by age
   Sequences running_;  // by age; includes those still borrowing
   std::vector<SequenceOutput> outputs_;
-  uint64_t step_ = 0, next_transfer_ = 1, preemptions_ = 0;
+  // The step between Begin and Finish.
+  StepWork work_;
+  std::vector<Row> rows_;           // empty: none is under way
+  std::vector<Sequence*> senders_;  // of work_.sends
+
+  uint64_t next_transfer_ = 1, preemptions_ = 0;
   uint32_t move_credit_tokens_ = 0;  // what decoding sequences may still push into loans at the limited rate
   Load rates_;                       // only its measured rates are used
   absl::Status pending_error_;

@@ -14,13 +14,4 @@ struct Engine::Row {
   bool samples() const { return sequence->computed + tokens == sequence->tokens.size(); }
 };
 
-// Blocks that become full in this step and leave layer by layer: consecutive slots of one loan.
-struct Engine::StepExport {
-  Sequence* sequence = nullptr;
-  uint64_t transfer = 0;
-  uint32_t run = 0;  // of the sequence's table
-  uint32_t first_slot = 0;
-  std::vector<BlockId> blocks;
-};
-
 }  // namespace lombard

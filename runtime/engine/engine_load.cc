@@ -15,19 +15,19 @@ void Average(double value, double* average) {
 
 }  // namespace
 
-void Engine::MeasureRates(const std::vector<Row>& rows, const StepReport& report) {
-  const double layers = storage_->layers();
+void Engine::MeasureRates(const StepReport& report) {
+  const double layers = static_cast<double>(model_.layer_windows.size());
   double row_tokens = 0;  // query rows times keys
   uint32_t row_count = 0;
-  for (const Row& row : rows) {
+  for (const Row& row : rows_) {
     row_count += row.tokens;
     row_tokens +=
         static_cast<double>(row.tokens) *
         (row.sequence->computed + row.tokens - row.sequence->table.first_local() * options_.block_tokens);
   }
-  const StepAttention::Timing& t = report.attention;
+  const AttentionTiming& t = report.attention;
   const double dense = (report.seconds - t.local - t.wait - t.merge - t.send) / layers;
-  if (row_count == rows.size()) {
+  if (row_count == rows_.size()) {
     Average(dense, &rates_.weights_seconds);  // decodes only: bound by reading the weights
   } else if (row_count > 64) {
     Average(std::max(0.0, dense - rates_.weights_seconds) / row_count, &rates_.row_seconds);

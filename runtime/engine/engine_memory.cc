@@ -25,7 +25,7 @@ absl::Status Engine::FlipStoredBlocks() {
   for (const SequencePtr& s : running_) {
     while (!s->exports.empty()) {
       const BlockExport oldest = s->exports.front();
-      const RemoteClient::Transfer transfer = client_->transfer(oldest.transfer);
+      const KvTransfer transfer = mover_->transfer(oldest.transfer);
       if (!transfer.status.ok())
         return Annotate(transfer.status, absl::StrCat("moving KV of ", ToString(s->id())));
       if (!transfer.done()) break;
@@ -38,10 +38,10 @@ absl::Status Engine::FlipStoredBlocks() {
           s->table.DropSpare(id);
           pool_->Release(id);
         } else if (options_.poison_freed) {
-          storage_->Poison(id);
+          mover_->Poison(id);
         }
       }
-      client_->ForgetTransfer(oldest.transfer);
+      mover_->ForgetTransfer(oldest.transfer);
       s->exports.pop_front();
       if (s->move.has_value() && !s->move->ticket.has_value()) {
         pool_->ReleaseAll(
@@ -237,7 +237,7 @@ void Engine::Preempt(Sequence& s, absl::Time now) {
 }
 
 void Engine::ReleaseMemory(Sequence& s, absl::Time now) {
-  for (const BlockExport& e : s.exports) client_->ForgetTransfer(e.transfer);
+  for (const BlockExport& e : s.exports) mover_->ForgetTransfer(e.transfer);
   s.exports.clear();
   EndMove(s);
   s.ticket.reset();
@@ -246,11 +246,21 @@ void Engine::ReleaseMemory(Sequence& s, absl::Time now) {
   rmanager_->RepayAll(s.id(), now);  // loans, and borrowings under way
 }
 
-std::vector<Engine::StepExport> Engine::PlanExports(const std::vector<Row>& rows) {
-  std::vector<StepExport> parts;
+KvSend Engine::MakeSend(const Sequence& s, uint64_t transfer, BlockTable::LentSlot slot) const {
+  const LoanRun& run = s.table.runs()[slot.run];
+  return {.transfer = transfer,
+          .creditor = static_cast<int>(Value(run.creditor)),
+          .loan = run.loan,
+          .epoch = run.epoch,
+          .first_slot = slot.slot,
+          .blocks = {}};
+}
+
+void Engine::PlanExports() {
+  senders_.clear();
   move_credit_tokens_ = std::min(move_credit_tokens_ + options_.decode_move_tokens,
                                  2 * options_.block_tokens + options_.decode_move_tokens);
-  for (const Row& row : rows) {
+  for (const Row& row : rows_) {
     Sequence& s = *row.sequence;
     const uint32_t in_flight = s.exported_blocks();
     const uint32_t first = s.table.first_local() + in_flight,
@@ -268,25 +278,15 @@ std::vector<Engine::StepExport> Engine::PlanExports(const std::vector<Row>& rows
     }
     uint64_t transfer = 0;
     for (size_t i = in_flight; i < slots.size(); ++i) {
-      if (transfer == 0) transfer = next_transfer_++;
-      const bool continues =
-          !parts.empty() && parts.back().transfer == transfer && parts.back().run == slots[i].run;
-      if (!continues)
-        parts.push_back({.sequence = &s,
-                         .transfer = transfer,
-                         .run = slots[i].run,
-                         .first_slot = slots[i].slot,
-                         .blocks = {}});
-      parts.back().blocks.push_back(s.table.LocalBlock(s.table.first_local() + static_cast<uint32_t>(i)));
+      if (transfer == 0 || slots[i].run != slots[i - 1].run) {
+        if (transfer == 0) transfer = next_transfer_++;
+        work_.sends.push_back(MakeSend(s, transfer, slots[i]));
+        senders_.push_back(&s);
+      }
+      work_.sends.back().blocks.push_back(
+          s.table.LocalBlock(s.table.first_local() + static_cast<uint32_t>(i)));
     }
   }
-  return parts;
-}
-
-absl::Status Engine::SendLayer(const StepExport& part, int layer) {
-  const LoanRun& run = part.sequence->table.runs()[part.run];
-  return client_->SendKv(part.transfer, static_cast<int>(Value(run.creditor)), run.loan, run.epoch, layer,
-                         part.first_slot, part.blocks);
 }
 
 absl::StatusOr<bool> Engine::ExportFullBlocks(Sequence& s, uint32_t count) {
@@ -295,12 +295,9 @@ absl::StatusOr<bool> Engine::ExportFullBlocks(Sequence& s, uint32_t count) {
   if (slots.size() <= in_flight) return false;
   const uint64_t transfer = next_transfer_++;
   for (size_t i = in_flight; i < slots.size(); ++i) {
-    const StepExport part{.sequence = &s,
-                          .transfer = transfer,
-                          .run = slots[i].run,
-                          .first_slot = slots[i].slot,
-                          .blocks = {s.table.LocalBlock(s.table.first_local() + static_cast<uint32_t>(i))}};
-    for (int layer = 0; layer < storage_->layers(); ++layer) RETURN_IF_ERROR(SendLayer(part, layer));
+    KvSend send = MakeSend(s, transfer, slots[i]);
+    send.blocks = {s.table.LocalBlock(s.table.first_local() + static_cast<uint32_t>(i))};
+    RETURN_IF_ERROR(mover_->Send(send));
   }
   s.exports.push_back({.transfer = transfer, .blocks = static_cast<uint32_t>(slots.size() - in_flight)});
   return true;

@@ -46,7 +46,7 @@ bool Engine::TryAdmitOverPrefix(Sequence& s, const PrefixMatch& match, uint32_t 
     const BlockId source = match.CopySource(shared);
     if (prefixes_->Has(source)) {
       s.table.Extend(cached);
-      storage_->Copy(source, s.table.LocalBlock(shared));
+      mover_->Copy(source, s.table.LocalBlock(shared));
     } else {
       cached = uint64_t{shared} * options_.block_tokens;
     }
@@ -59,18 +59,18 @@ bool Engine::TryAdmitOverPrefix(Sequence& s, const PrefixMatch& match, uint32_t 
   return true;
 }
 
-void Engine::ShareSpans(const std::vector<Row>& rows, AttentionPlan* plan) const {
+void Engine::ShareSpans(AttentionPlan* plan) const {
   // Who reads which node. Readers of a node read all its ancestors, so the counts fall along every path.
   std::map<PrefixNodeId, std::vector<int>> readers;
-  std::vector<std::vector<PrefixNodeView>> paths(rows.size());
-  for (size_t i = 0; i < rows.size(); ++i) {
-    if (!rows[i].sequence->shares) continue;
-    paths[i] = prefixes_->Path(*rows[i].sequence->reader);
+  std::vector<std::vector<PrefixNodeView>> paths(rows_.size());
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    if (!rows_[i].sequence->shares) continue;
+    paths[i] = prefixes_->Path(*rows_[i].sequence->reader);
     for (const PrefixNodeView& node : paths[i]) readers[node.id].push_back(static_cast<int>(i));
   }
   // A node and its child with the same readers become one span: a span ends where a reader's path does.
   std::map<PrefixNodeId, size_t> span_of;  // of plan->shared; by the node that it starts with
-  for (size_t i = 0; i < rows.size(); ++i) {
+  for (size_t i = 0; i < rows_.size(); ++i) {
     size_t taken = 0;  // blocks of this sequence in shared spans
     for (size_t at = 0; at < paths[i].size();) {
       const PrefixNodeId start = paths[i][at].id;

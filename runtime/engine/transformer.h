@@ -8,15 +8,10 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "kernels/cpu_context.h"
+#include "runtime/engine/step_work.h"
 #include "runtime/model/weights.h"
 
 namespace lombard {
-
-struct StepInput {
-  std::vector<int32_t> tokens;      // [T]
-  std::vector<int32_t> positions;   // [T]
-  std::vector<int32_t> logit_rows;  // which of the T rows need logits, increasing
-};
 
 // q [T, q_heads, head_dim] and k, v [T, kv_heads, head_dim] after norms and RoPE; fills out [T, q_heads,
 // head_dim]. q may be changed.

@@ -91,13 +91,15 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerSettings& set
   engine.cluster_blocks = ReachableBlocks(settings, rank);
   engine.lending = engine.lending && size > 1;
   engine.poison_freed = settings.poison;
+  worker->machine_ = std::make_unique<CpuMachine>(model, CpuContext{settings.isa, worker->threads_.get()},
+                                                  storage, worker->client_.get());
   worker->engine_ =
-      std::make_unique<Engine>(engine, model, tokenizer, CpuContext{settings.isa, worker->threads_.get()},
-                               worker->pool_.get(), storage, worker->rmanager_.get(), worker->client_.get());
+      std::make_unique<Engine>(engine, DescribeForEngine(*model, layout), tokenizer, worker->pool_.get(),
+                               worker->rmanager_.get(), worker->machine_.get());
   const RManager* ledger = worker->rmanager_.get();
   worker->service_ = std::make_unique<RemoteService>(
       RemoteService::Options{.incarnation = settings.incarnation,
-                             .shape = worker->engine_->shape(),
+                             .shape = ShapeOf(config),
                              .context = {settings.isa, worker->service_threads_.get()}},
       storage, transport,
       [ledger](int debtor, LoanId loan,
@@ -273,7 +275,7 @@ void Worker::StepLoop() {
     rmanager_->Tick(now);
     for (const RManager::Event& event : rmanager_->TakeEvents()) engine_->HandleEvent(event, now);
     SendOutgoing(rmanager_->TakeOutgoing());
-    absl::StatusOr<StepReport> step = engine_->Step(now);
+    absl::StatusOr<StepReport> step = Step(now);
     if (!step.ok()) {
       Fail(Annotate(step.status(), absl::StrCat("step of rank ", transport_->rank())));
       return;
@@ -294,6 +296,16 @@ void Worker::StepLoop() {
                           : std::clamp(std::min(rmanager_->NextDeadline(), engine_->NextRetry()) - now,
                                        absl::Milliseconds(1), kIdleWaitMax);
   }
+}
+
+absl::StatusOr<StepReport> Worker::Step(absl::Time now) {
+  ASSIGN_OR_RETURN(const StepWork* work, engine_->Begin(now));
+  if (work == nullptr) return StepReport{};
+  absl::StatusOr<StepResult> result = machine_->Run(*work);
+  const absl::Status status = result.status();
+  const StepReport report = engine_->Finish(std::move(result), now);
+  RETURN_IF_ERROR(status);
+  return report;
 }
 
 void Worker::SendTokens() {

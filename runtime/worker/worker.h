@@ -35,6 +35,7 @@
 #include "kvpool/kv_pool.h"
 #include "kvpool/kv_storage.h"
 #include "rmanager/rmanager.h"
+#include "runtime/engine/cpu_machine.h"
 #include "runtime/engine/engine.h"
 #include "runtime/worker/inbox.h"
 #include "runtime/worker/liveness.h"
@@ -98,6 +99,7 @@ class Worker final : public TransportHandler {
   void SetLeaving();
   void ProgressLoop();
   void StepLoop();
+  absl::StatusOr<StepReport> Step(absl::Time now);
   void ManagerLoop();
   void SendOutgoing(std::vector<Outgoing> outgoing);
   void SendTokens();
@@ -115,6 +117,7 @@ class Worker final : public TransportHandler {
   std::unique_ptr<RManager> rmanager_;
   std::unique_ptr<RemoteClient> client_;
   std::unique_ptr<RemoteService> service_;
+  std::unique_ptr<CpuMachine> machine_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<GManager> gmanager_;
   Liveness liveness_;  // progress thread only
