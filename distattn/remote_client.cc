@@ -28,6 +28,11 @@ void AppendConverted(DType dtype, const float* values, size_t count, std::string
   }
 }
 
+// The creditor answers, but holds no such loan (RemoteService::BlocksOfLoan).
+bool NamesALoan(const absl::Status& status) {
+  return absl::IsNotFound(status) || absl::IsFailedPrecondition(status);
+}
+
 }  // namespace
 
 RemoteClient::RemoteClient(const Options& options, int q_heads, Transport* transport,
@@ -74,7 +79,10 @@ absl::Status RemoteClient::Post(uint64_t step, int layer, int window, absl::Span
     parts_missing_ = parts_.size();
     failure_ = aborted_;
     for (const Part& part : parts_) {
-      if (auto it = down_.find(part.creditor); it != down_.end()) failure_ = it->second;
+      const auto it = down_.find(part.creditor);
+      if (it == down_.end()) continue;
+      failure_ = it->second;
+      NoteLocked(part.creditor, {}, failure_);
     }
     if (!failure_.ok()) {
       parts_missing_ = 0;
@@ -107,7 +115,9 @@ absl::Status RemoteClient::Post(uint64_t step, int layer, int window, absl::Span
       std::lock_guard lock(mutex_);
       parts_missing_ = 0;
       ++exchange_;  // what was sent already is answered to nobody
-      return Annotate(sent, absl::StrCat("query to rank ", parts[i].creditor));
+      sent = Annotate(sent, absl::StrCat("query to rank ", parts[i].creditor));
+      NoteLocked(parts[i].creditor, {}, sent);
+      return sent;
     }
   }
   return absl::OkStatus();
@@ -119,11 +129,13 @@ absl::Status RemoteClient::Wait() {
                                       [this] { return parts_missing_ == 0 || !failure_.ok(); });
   absl::Status status = failure_;
   if (!done) {
-    const auto silent =
-        std::find_if(parts_.begin(), parts_.end(), [](const Part& part) { return !part.arrived; });
-    status =
-        absl::DeadlineExceededError(absl::StrCat("rank ", silent->creditor, " did not answer a query within ",
-                                                 absl::FormatDuration(options_.reply_deadline)));
+    for (const Part& part : parts_) {
+      if (part.arrived) continue;
+      status =
+          absl::DeadlineExceededError(absl::StrCat("rank ", part.creditor, " did not answer a query within ",
+                                                   absl::FormatDuration(options_.reply_deadline)));
+      NoteLocked(part.creditor, {}, status);
+    }
   }
   parts_missing_ = 0;
   parts_.clear();
@@ -131,8 +143,18 @@ absl::Status RemoteClient::Wait() {
   return status;
 }
 
-absl::Status RemoteClient::SendKv(const KvSend& send, int layer) {
+void RemoteClient::SendKv(const KvSend& send, int layer) {
   const size_t block_bytes = static_cast<size_t>(storage_->layout().block_bytes());
+  {
+    std::lock_guard lock(mutex_);
+    OpenTransfer& transfer = transfers_[send.transfer];
+    transfer.creditor = send.creditor, transfer.loan = send.loan;
+    transfer.deadline =
+        std::chrono::steady_clock::now() + absl::ToChronoMilliseconds(options_.reply_deadline);
+    if (const auto it = down_.find(send.creditor); it != down_.end()) FailLocked(transfer, it->second);
+    if (!transfer.state.status.ok()) return;
+    ++transfer.state.sent;
+  }
   Message message{.channel = Channel::kKv};
   message.header = EncodeKvWrite({.incarnation = Value(options_.incarnation),
                                   .transfer = send.transfer,
@@ -146,27 +168,47 @@ absl::Status RemoteClient::SendKv(const KvSend& send, int layer) {
     message.payload.append(reinterpret_cast<const char*>(storage_->k(layer, block)), block_bytes);
     message.payload.append(reinterpret_cast<const char*>(storage_->v(layer, block)), block_bytes);
   }
-  {
-    std::lock_guard lock(mutex_);
-    ++transfers_[send.transfer].sent;
-  }
-  absl::Status sent = transport_->Send(send.creditor, std::move(message));
-  if (!sent.ok()) {
-    std::lock_guard lock(mutex_);
-    transfers_[send.transfer].status = sent;
-  }
-  return sent;
+  const absl::Status sent = transport_->Send(send.creditor, std::move(message));
+  if (sent.ok()) return;
+  std::lock_guard lock(mutex_);
+  FailLocked(transfers_[send.transfer], Annotate(sent, absl::StrCat("KV for rank ", send.creditor)));
 }
 
-KvTransfer RemoteClient::transfer(uint64_t id) const {
+KvTransfer RemoteClient::transfer(uint64_t id) {
   std::lock_guard lock(mutex_);
   const auto it = transfers_.find(id);
-  return it == transfers_.end() ? KvTransfer{} : it->second;
+  if (it == transfers_.end()) return {};
+  OpenTransfer& transfer = it->second;
+  if (!transfer.state.done() && std::chrono::steady_clock::now() > transfer.deadline) {
+    FailLocked(transfer, absl::DeadlineExceededError(
+                             absl::StrCat("rank ", transfer.creditor, " did not store KV within ",
+                                          absl::FormatDuration(options_.reply_deadline))));
+  }
+  return transfer.state;
 }
 
 void RemoteClient::ForgetTransfer(uint64_t id) {
   std::lock_guard lock(mutex_);
   transfers_.erase(id);
+}
+
+std::vector<RemoteFailure> RemoteClient::TakeFailures() {
+  std::lock_guard lock(mutex_);
+  std::vector<RemoteFailure> failures;
+  for (const auto& [who, status] : std::exchange(failures_, {}))
+    failures.push_back({.creditor = who.first, .loan = who.second, .status = status});
+  return failures;
+}
+
+void RemoteClient::NoteLocked(int creditor, std::optional<LoanId> loan, const absl::Status& status) {
+  failures_.try_emplace({creditor, loan}, status);
+}
+
+void RemoteClient::FailLocked(OpenTransfer& transfer, const absl::Status& status) {
+  if (!transfer.state.status.ok()) return;
+  transfer.state.status = status;
+  NoteLocked(transfer.creditor, NamesALoan(status) ? std::optional<LoanId>(transfer.loan) : std::nullopt,
+             status);
 }
 
 void RemoteClient::OnMessage(int from, Message message) {
@@ -176,14 +218,14 @@ void RemoteClient::OnMessage(int from, Message message) {
     std::string text;
     const bool valid = DecodeKvAck(message.header, &header, &text).ok();
     const auto it = valid ? transfers_.find(header.transfer) : transfers_.end();
-    if (it == transfers_.end()) {
+    if (it == transfers_.end() || it->second.creditor != from) {
       ++stale_messages_;
       return;
     }
-    ++it->second.stored;
-    if (header.code != 0 && it->second.status.ok()) {
-      it->second.status =
-          absl::Status(static_cast<absl::StatusCode>(header.code), absl::StrCat("rank ", from, ": ", text));
+    ++it->second.state.stored;
+    if (header.code != 0) {
+      FailLocked(it->second, absl::Status(static_cast<absl::StatusCode>(header.code),
+                                          absl::StrCat("rank ", from, ": ", text)));
     }
     if (options_.on_transfer) options_.on_transfer();
     return;
@@ -201,7 +243,12 @@ void RemoteClient::OnMessage(int from, Message message) {
                             : absl::Status(static_cast<absl::StatusCode>(header.code),
                                            absl::StrCat("rank ", from, " refused a query: ", text));
   part.arrived = true;
-  if (!status.ok() && failure_.ok()) failure_ = status;
+  if (!status.ok()) {
+    const bool one_loan = header.code != 0 && NamesALoan(status) && header.refused_item < part.items.size();
+    NoteLocked(from, one_loan ? std::optional<LoanId>(part.items[header.refused_item].loan) : std::nullopt,
+               status);
+    if (failure_.ok()) failure_ = status;
+  }
   --parts_missing_;
   if (parts_missing_ == 0 || !failure_.ok()) changed_.notify_all();
 }
@@ -240,12 +287,23 @@ absl::Status RemoteClient::UnpackLocked(const Message& message, const Part& part
 
 void RemoteClient::OnPeerDown(int peer, const absl::Status& why) {
   std::lock_guard lock(mutex_);
-  down_[peer] = absl::UnavailableError(
+  const absl::Status down = absl::UnavailableError(
       absl::StrCat("rank ", peer, " is gone: ", why.ok() ? "it left the job" : why.message()));
+  down_[peer] = down;
   const bool awaited = std::any_of(parts_.begin(), parts_.end(),
                                    [&](const Part& part) { return part.creditor == peer && !part.arrived; });
-  if (awaited && failure_.ok()) failure_ = down_[peer];
+  if (awaited) NoteLocked(peer, {}, down);
+  if (awaited && failure_.ok()) failure_ = down;
+  for (auto& [id, transfer] : transfers_) {
+    if (transfer.creditor == peer && !transfer.state.done()) FailLocked(transfer, down);
+  }
   changed_.notify_all();
+  if (options_.on_transfer) options_.on_transfer();
+}
+
+void RemoteClient::OnPeerUp(int peer) {
+  std::lock_guard lock(mutex_);
+  down_.erase(peer);
 }
 
 void RemoteClient::Abort(const absl::Status& why) {

@@ -5,15 +5,18 @@
 //   ... attend the local spans ...
 //   RETURN_IF_ERROR(client.Wait());    // every item's state is filled, or the exchange failed as a whole
 //
-// Threads: Post, Wait, SendKv, transfer belong to the step thread; OnMessage and OnPeerDown to the progress
-// thread. Every wait is bounded by Options::reply_deadline.
+// Threads: Post, Wait, SendKv, transfer, TakeFailures belong to the step thread; OnMessage, OnPeerDown and
+// OnPeerUp to the progress thread. Every wait is bounded by Options::reply_deadline.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <mutex>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -38,6 +41,13 @@ struct RemoteItem {
   AttentionState state;      // rows * q_heads rows; written by Wait
 };
 
+// What a creditor did not do.
+struct RemoteFailure {
+  int creditor = 0;
+  std::optional<LoanId> loan;  // it answers, but holds no such loan of this epoch; not set: gone or silent
+  absl::Status status;
+};
+
 class RemoteClient {
  public:
   struct Options {
@@ -57,12 +67,18 @@ class RemoteClient {
   absl::Status Wait();
 
   // Sends `layer` (K and V). The bytes are copied before this returns. The transfer is done when the creditor
-  // has stored every part sent under its number.
-  absl::Status SendKv(const KvSend& send, int layer);
-  KvTransfer transfer(uint64_t id) const;
+  // has stored every part sent under its number. A failure shows there. REQUIRES: all sends of a transfer
+  // are of one loan.
+  void SendKv(const KvSend& send, int layer);
+  KvTransfer transfer(uint64_t id);
   void ForgetTransfer(uint64_t id);
+
+  // Why exchanges and transfers failed since the last call, each creditor and loan once.
+  std::vector<RemoteFailure> TakeFailures();
+
   void OnMessage(int from, Message message);  // Channel::kState, and the acks of Channel::kKv
   void OnPeerDown(int peer, const absl::Status& why);
+  void OnPeerUp(int peer);  // a new process in its place
   // Any thread: ends the wait under way, and refuses every later Post, with `why`.
   void Abort(const absl::Status& why);
 
@@ -75,7 +91,15 @@ class RemoteClient {
     std::vector<RemoteItem> items;
     bool arrived = false;
   };
+  struct OpenTransfer {
+    KvTransfer state;
+    int creditor = 0;
+    LoanId loan{};
+    std::chrono::steady_clock::time_point deadline;  // of the last part
+  };
   absl::Status UnpackLocked(const Message& message, const Part& part) const;
+  void NoteLocked(int creditor, std::optional<LoanId> loan, const absl::Status& status);
+  void FailLocked(OpenTransfer& transfer, const absl::Status& status);
 
   const Options options_;
   const int q_heads_;
@@ -90,7 +114,8 @@ class RemoteClient {
   absl::Status failure_;  // of the exchange under way
   absl::Status aborted_;
   std::map<int, absl::Status> down_;
-  std::map<uint64_t, KvTransfer> transfers_;
+  std::map<uint64_t, OpenTransfer> transfers_;
+  std::map<std::pair<int, std::optional<LoanId>>, absl::Status> failures_;
   uint64_t stale_messages_ = 0;
   uint64_t attended_tokens_ = 0;
 };

@@ -82,7 +82,8 @@ void RemoteService::Serve() {
         ++counters_.refused;
       }
     } else {
-      absl::StatusOr<Message> state = Attend(from, message);
+      uint32_t refused_item = 0;
+      absl::StatusOr<Message> state = Attend(from, message, &refused_item);
       if (state.ok()) {
         answer = *std::move(state);
       } else {
@@ -93,7 +94,8 @@ void RemoteService::Serve() {
         answer.header = EncodeState({.incarnation = Value(options_.incarnation),
                                      .exchange = header.exchange,
                                      .part = header.part,
-                                     .code = static_cast<uint32_t>(state.status().code())},
+                                     .code = static_cast<uint32_t>(state.status().code()),
+                                     .refused_item = refused_item},
                                     state.status().message());
         std::lock_guard lock(mutex_);
         ++counters_.refused;
@@ -104,7 +106,7 @@ void RemoteService::Serve() {
   }
 }
 
-absl::StatusOr<Message> RemoteService::Attend(int from, const Message& query) {
+absl::StatusOr<Message> RemoteService::Attend(int from, const Message& query, uint32_t* refused_item) {
   QueryHeader header;
   std::vector<QueryItem> wire_items;
   RETURN_IF_ERROR(DecodeQuery(query.header, &header, &wire_items));
@@ -129,6 +131,7 @@ absl::StatusOr<Message> RemoteService::Attend(int from, const Message& query) {
   std::vector<int32_t> positions;
   positions.reserve(rows);
   for (const QueryItem& item : wire_items) {
+    *refused_item = static_cast<uint32_t>(held.size());
     ASSIGN_OR_RETURN(auto blocks, blocks_of_loan_(from, LoanId{item.loan}, item.epoch));
     RETURN_IF_ERROR(CheckItem(item, blocks->size(), layout.block_tokens));
     const size_t count = (item.token_count + layout.block_tokens - 1) / layout.block_tokens;

@@ -54,8 +54,8 @@ class RemoteService {
   Counters counters() const;
 
  private:
-  // The answer to a query; the error says why it is refused.
-  absl::StatusOr<Message> Attend(int from, const Message& query);
+  // The answer to a query; the error says why it is refused, `refused_item` for whose loan.
+  absl::StatusOr<Message> Attend(int from, const Message& query, uint32_t* refused_item);
   absl::Status Store(int from, const Message& write);
 
   const Options options_;

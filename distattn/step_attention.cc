@@ -27,8 +27,7 @@ StepAttention::StepAttention(const AttentionShape& shape, const CpuContext& cont
   CHECK_EQ(shape_.layer_windows.size(), static_cast<size_t>(storage_->layers()));
 }
 
-void StepAttention::Begin(uint64_t step, const AttentionPlan* plan,
-                          std::function<absl::Status(int)> after_kv) {
+void StepAttention::Begin(uint64_t step, const AttentionPlan* plan, std::function<void(int)> after_kv) {
   step_ = step;
   plan_ = plan;
   after_kv_ = std::move(after_kv);
@@ -106,7 +105,7 @@ absl::Status StepAttention::Attend(int layer, float* q, const float* k, const fl
 
   StoreNewKv(layer, k, v);
   if (layout.dtype != DType::kF32) RoundTo(context_, layout.dtype, q, plan_->rows() * row_floats);
-  if (after_kv_) RETURN_IF_ERROR(after_kv_(layer));
+  if (after_kv_) after_kv_(layer);
 
   // Every span becomes an item for its home. A span that lies wholly behind the window of its first row is
   // left out.

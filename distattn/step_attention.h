@@ -27,11 +27,11 @@ class StepAttention {
 
   // `after_kv(layer)` runs once the new K and V of a layer are stored, before attention: blocks that are full
   // by then can leave already.
-  void Begin(uint64_t step, const AttentionPlan* plan, std::function<absl::Status(int layer)> after_kv = {});
+  void Begin(uint64_t step, const AttentionPlan* plan, std::function<void(int layer)> after_kv = {});
 
   // q [rows, q_heads, head_dim] after RoPE (rounded here to the KV dtype, as creditors see it); k, v [rows,
   // kv_heads, head_dim]; out [rows, q_heads, head_dim]. All fp32, contiguous. Errors are those of
-  // RemoteClient::Post and Wait, and of after_kv.
+  // RemoteClient::Post and Wait.
   absl::Status Attend(int layer, float* q, const float* k, const float* v, float* out);
 
   const AttentionTiming& timing() const { return timing_; }  // since Begin
@@ -51,7 +51,7 @@ class StepAttention {
 
   uint64_t step_ = 0;
   const AttentionPlan* plan_ = nullptr;
-  std::function<absl::Status(int)> after_kv_;
+  std::function<void(int)> after_kv_;
   std::vector<int32_t> positions_;    // [rows]
   std::vector<size_t> state_offset_;  // per span, in rows, over all sequences
   // Where the state rows of a reader lie, per shared span that it reads; stacked queries lie in the same

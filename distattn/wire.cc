@@ -64,7 +64,7 @@ void Fields(QueryItem& i, Visitor&& v) {
 }
 template <typename Visitor>
 void Fields(StateHeader& h, Visitor&& v) {
-  v(h.incarnation), v(h.exchange), v(h.part), v(h.code);
+  v(h.incarnation), v(h.exchange), v(h.part), v(h.code), v(h.refused_item);
 }
 template <typename Visitor>
 void Fields(KvHeader& h, Visitor&& v) {

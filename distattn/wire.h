@@ -57,6 +57,8 @@ struct StateHeader {
   uint64_t exchange = 0;
   uint32_t part = 0;
   uint32_t code = 0;  // absl::StatusCode; not 0: refused
+  uint32_t refused_item =
+      0;  // of the query, whose loan is not held here; when code is kNotFound or kFailedPrecondition
 };
 
 struct KvHeader {

@@ -1,99 +1,243 @@
 #include "kvpool/block_table.h"
 
 #include <algorithm>
+#include <set>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 
 namespace lombard {
 
+const BlockPlace& BlockTable::place(uint32_t block) const {
+  CHECK_GE(block, first_block_);
+  CHECK_LT(block, end_block());
+  return places_[block - first_block_];
+}
+
+BlockPlace& BlockTable::At(uint32_t block) {
+  return const_cast<BlockPlace&>(std::as_const(*this).place(block));
+}
+
+BlockId BlockTable::LocalBlock(uint32_t block) const {
+  CHECK(place(block).local());
+  return place(block).block;
+}
+
+bool BlockTable::HasLoan(LoanId id) const {
+  return std::any_of(loans_.begin(), loans_.end(), [id](const TableLoan& l) { return l.id == id; });
+}
+
+const TableLoan& BlockTable::loan(LoanId id) const {
+  const auto at = std::find_if(loans_.begin(), loans_.end(), [id](const TableLoan& l) { return l.id == id; });
+  CHECK(at != loans_.end()) << "no loan " << Value(id);
+  return *at;
+}
+
+TableLoan& BlockTable::LoanAt(LoanId id) { return const_cast<TableLoan&>(std::as_const(*this).loan(id)); }
+
+uint32_t* BlockTable::CountOf(State state) {
+  switch (state) {
+    case State::kMissing:
+      return &missing_;
+    case State::kOpen:
+      return &open_;
+    case State::kFull:
+      return &full_;
+    case State::kLeaving:
+      return &leaving_;
+    case State::kLent:
+      break;
+  }
+  return &lent_;
+}
+
+void BlockTable::Become(BlockPlace& place, State state) {
+  --*CountOf(place.state);
+  place.state = state;
+  ++*CountOf(state);
+}
+
 uint32_t BlockTable::free_lent_slots() const {
   uint32_t count = 0;
-  for (const LoanRun& run : runs_) count += run.free_slots();
+  for (const TableLoan& loan : loans_) count += loan.free_slots();
   return count;
 }
 
 std::vector<BlockId> BlockTable::AllLocal() const {
-  std::vector<BlockId> ids(local_.begin(), local_.end());
+  std::vector<BlockId> ids;
+  for (const BlockPlace& place : places_) {
+    if (place.local()) ids.push_back(place.block);
+  }
   ids.insert(ids.end(), spare_.begin(), spare_.end());
   return ids;
 }
 
-void BlockTable::AddShared(const std::vector<BlockId>& ids) {
-  CHECK(end_block() == 0 && spare_.empty() && runs_.empty());
-  local_.assign(ids.begin(), ids.end());
+uint32_t BlockTable::gap_end() const {
+  uint32_t block = computed_ / block_tokens_;
+  if (computed_ % block_tokens_ != 0) ++block;  // the rest of this one is not stored
+  for (; block < end_block(); ++block) {
+    const BlockPlace& at = place(block);
+    if (at.state == State::kMissing || (at.state == State::kOpen && at.stored == 0)) continue;
+    return block * block_tokens_;
+  }
+  return kNoGap;
 }
 
-void BlockTable::ReplaceLocal(uint32_t block, BlockId id) {
-  CHECK_GE(block, first_local());
-  CHECK_LT(block, end_block());
-  local_[block - first_local()] = id;
+uint32_t BlockTable::Room() const {
+  const uint32_t end = gap_end();
+  uint32_t spare = spare_blocks(), room = 0;
+  for (uint32_t block = computed_ / block_tokens_; block < end_block() && block * block_tokens_ < end;
+       ++block) {
+    const BlockPlace& at = place(block);
+    if (at.state == State::kOpen) {
+      room += block_tokens_ - at.stored;
+    } else if (spare-- > 0) {
+      room += block_tokens_;
+    } else {
+      return room;
+    }
+  }
+  return end == kNoGap ? room + spare * block_tokens_ : room;
+}
+
+void BlockTable::Open(uint32_t tokens) {
+  CHECK_LE(tokens, Room());
+  const uint32_t end = (computed_ + tokens + block_tokens_ - 1) / block_tokens_;
+  for (uint32_t block = computed_ / block_tokens_; block < end; ++block) {
+    if (block == end_block()) {
+      places_.emplace_back();
+      ++missing_;
+    }
+    BlockPlace& at = At(block);
+    if (at.state == State::kOpen) continue;
+    CHECK(at.state == State::kMissing);
+    at.block = spare_.back();
+    at.stored = 0;
+    spare_.pop_back();
+    Become(at, State::kOpen);
+  }
+}
+
+void BlockTable::Store(uint32_t tokens) {
+  while (tokens > 0) {
+    BlockPlace& at = At(computed_ / block_tokens_);
+    CHECK(at.state == State::kOpen && at.stored == computed_ % block_tokens_);
+    const uint32_t count = std::min(tokens, block_tokens_ - at.stored);
+    at.stored += count, computed_ += count, tokens -= count;
+    if (at.stored == block_tokens_) Become(at, State::kFull);
+  }
+  LeapOverStored();
+}
+
+void BlockTable::LeapOverStored() {
+  for (uint32_t block = computed_ / block_tokens_; block < end_block(); ++block) {
+    const BlockPlace& at = place(block);
+    if (at.state == State::kMissing) return;
+    if (at.state == State::kOpen) {
+      computed_ = block * block_tokens_ + at.stored;
+      return;
+    }
+    computed_ = (block + 1) * block_tokens_;
+  }
+}
+
+void BlockTable::AddShared(const std::vector<BlockId>& ids) {
+  CHECK(end_block() == 0 && spare_.empty() && loans_.empty());
+  for (BlockId id : ids) places_.push_back({.state = State::kFull, .block = id});
+  full_ = static_cast<uint32_t>(ids.size());
+  computed_ = full_ * block_tokens_;
+}
+
+void BlockTable::ReplaceFull(uint32_t block, BlockId id) {
+  BlockPlace& at = At(block);
+  CHECK(at.state == State::kFull);
+  at.block = id;
 }
 
 void BlockTable::AddLoan(LoanId loan, uint64_t epoch, InstanceId creditor, uint32_t slots) {
   CHECK_GT(slots, 0u);
-  runs_.push_back({.loan = loan, .epoch = epoch, .creditor = creditor, .slots = slots});
+  loans_.push_back({.id = loan, .epoch = epoch, .creditor = creditor, .slots = slots});
 }
 
-void BlockTable::Extend(uint64_t token_count) {
-  CHECK_LE(token_count, TokenCapacity());
-  while (uint64_t{end_block()} * block_tokens_ < token_count) {
-    local_.push_back(spare_.back());
-    spare_.pop_back();
+std::vector<BlockTable::Departure> BlockTable::NextDepartures(uint32_t count, uint32_t new_tokens) const {
+  std::vector<Departure> departures;
+  const uint32_t opened = computed_ / block_tokens_, filled = (computed_ + new_tokens) / block_tokens_;
+  uint32_t block = first_block_;
+  for (const TableLoan& loan : loans_) {
+    for (uint32_t slot = loan.taken; slot < loan.slots; ++slot, ++block) {
+      const auto leaves = [&] {
+        return place(block).state == State::kFull || (block >= opened && block < filled);
+      };
+      while (block < end_block() && !leaves()) ++block;
+      if (block == end_block() || departures.size() == count) return departures;
+      departures.push_back({.block = block, .id = place(block).block, .loan = loan.id, .slot = slot});
+    }
   }
+  return departures;
 }
 
-BlockId BlockTable::LocalBlock(uint32_t block) const {
-  CHECK_GE(block, first_local());
-  CHECK_LT(block, end_block());
-  return local_[block - first_local()];
+void BlockTable::Leave(const Departure& d) {
+  BlockPlace& at = At(d.block);
+  TableLoan& loan = LoanAt(d.loan);
+  CHECK(at.state == State::kFull && at.block == d.id && loan.taken == d.slot && d.slot < loan.slots);
+  at.loan = d.loan, at.slot = d.slot;
+  ++loan.taken, ++loan.leaving;
+  Become(at, State::kLeaving);
 }
 
-std::vector<BlockTable::LentSlot> BlockTable::NextLentSlots(uint32_t count) const {
-  std::vector<LentSlot> slots;
-  for (uint32_t run = 0; run < runs_.size() && slots.size() < count; ++run) {
-    const LoanRun& r = runs_[run];
-    // A run once left behind by a later one is closed: its slots would no longer be consecutive in the
-    // sequence.
-    if (run + 1 < runs_.size() && runs_[run + 1].used > 0) continue;
-    for (uint32_t slot = r.first_slot + r.used; slot < r.slots && slots.size() < count; ++slot)
-      slots.push_back({run, slot});
+void BlockTable::Stay(const Departure& d) {
+  BlockPlace& at = At(d.block);
+  CHECK(at.state == State::kLeaving && at.loan == d.loan && at.slot == d.slot);
+  --LoanAt(d.loan).leaving;
+  Become(at, State::kFull);
+}
+
+void BlockTable::Arrive(const Departure& d) {
+  BlockPlace& at = At(d.block);
+  CHECK(at.state == State::kLeaving && at.loan == d.loan && at.slot == d.slot);
+  TableLoan& loan = LoanAt(d.loan);
+  --loan.leaving, ++loan.blocks;
+  spare_.push_back(at.block);
+  Become(at, State::kLent);
+}
+
+void BlockTable::CloseLoan(LoanId id) {
+  TableLoan& loan = LoanAt(id);
+  loan.slots = loan.taken;
+}
+
+uint32_t BlockTable::LoseLoan(LoanId id) {
+  uint32_t lost = 0;
+  for (uint32_t block = first_block_; block < end_block(); ++block) {
+    BlockPlace& at = At(block);
+    if (at.loan != id) continue;
+    if (at.state == State::kLeaving) Become(at, State::kFull);
+    if (at.state != State::kLent) continue;
+    Become(at, State::kMissing);
+    computed_ = std::min(computed_, block * block_tokens_);
+    ++lost;
   }
-  return slots;
-}
-
-void BlockTable::FlipToLent(uint32_t count) {
-  const std::vector<LentSlot> slots = NextLentSlots(count);
-  CHECK_EQ(slots.size(), count);
-  CHECK_LE(count, local_.size());
-  for (const LentSlot& slot : slots) {
-    LoanRun& run = runs_[slot.run];
-    if (run.used == 0) run.first_block = first_local();
-    CHECK_EQ(run.first_block + run.used, first_local());
-    CHECK_EQ(run.first_slot + run.used, slot.slot);
-    ++run.used;
-    ++lent_;
-    spare_.push_back(local_.front());
-    local_.pop_front();
-  }
+  std::erase_if(loans_, [id](const TableLoan& loan) { return loan.id == id; });
+  return lost;
 }
 
 std::vector<BlockId> BlockTable::DropBefore(uint32_t block, std::vector<LoanId>* repaid) {
   std::vector<BlockId> freed;
-  while (dropped_ < block && dropped_ < end_block()) {
-    if (lent_ == 0) {
-      freed.push_back(local_.front());
-      local_.pop_front();
-    } else {
-      auto run = std::find_if(runs_.begin(), runs_.end(), [](const LoanRun& r) { return r.used > 0; });
-      CHECK(run != runs_.end());
-      ++run->first_slot, ++run->first_block, --run->used, --lent_;
-      if (run->used == 0 && run->free_slots() == 0) {
-        repaid->push_back(run->loan);
-        runs_.erase(run);
+  while (first_block_ < block && !places_.empty() && places_.front().state != State::kLeaving) {
+    const BlockPlace& at = places_.front();
+    if (at.local()) freed.push_back(at.block);
+    if (at.state == State::kLent) {
+      TableLoan& loan = LoanAt(at.loan);
+      --loan.blocks;
+      if (loan.blocks == 0 && loan.leaving == 0 && loan.free_slots() == 0) {
+        repaid->push_back(loan.id);
+        std::erase_if(loans_, [&](const TableLoan& l) { return l.id == repaid->back(); });
       }
     }
-    ++dropped_;
+    --*CountOf(at.state);
+    places_.pop_front();
+    ++first_block_;
   }
   return freed;
 }
@@ -108,25 +252,43 @@ std::vector<BlockId> BlockTable::TakeSpare() { return std::exchange(spare_, {});
 
 std::vector<BlockId> BlockTable::Clear() {
   std::vector<BlockId> ids = AllLocal();
-  local_.clear(), spare_.clear(), runs_.clear();
-  lent_ = dropped_ = 0;
+  *this = BlockTable(block_tokens_);
   return ids;
 }
 
 absl::Status BlockTable::CheckInvariants() const {
-  uint32_t lent = 0, next = dropped_;
-  for (const LoanRun& run : runs_) {
-    if (run.first_slot + run.used > run.slots)
-      return absl::InternalError(absl::StrCat("loan ", Value(run.loan), " is overfull"));
-    if (run.used > 0 && run.first_block != next) {
+  std::set<std::pair<LoanId, uint32_t>> slots;
+  uint32_t missing = 0, open = 0, full = 0, leaving = 0, lent = 0;
+  for (uint32_t block = first_block_; block < end_block(); ++block) {
+    const BlockPlace& at = place(block);
+    missing += at.state == State::kMissing, open += at.state == State::kOpen,
+        full += at.state == State::kFull;
+    leaving += at.state == State::kLeaving, lent += at.state == State::kLent;
+    if (block < computed_ / block_tokens_ && (at.state == State::kMissing || at.state == State::kOpen)) {
       return absl::InternalError(
-          absl::StrCat("lent run starts at block ", run.first_block, ", expected ", next));
+          absl::StrCat("block ", block, " is not full, ", computed_, " tokens stored"));
     }
-    next += run.used;
-    lent += run.used;
+    if (at.state == State::kOpen && at.stored >= block_tokens_)
+      return absl::InternalError(absl::StrCat("open block ", block, " holds ", at.stored, " tokens"));
+    if (at.state != State::kLeaving && at.state != State::kLent) continue;
+    if (!slots.insert({at.loan, at.slot}).second || at.slot >= loan(at.loan).taken) {
+      return absl::InternalError(
+          absl::StrCat("block ", block, " names slot ", at.slot, " of loan ", Value(at.loan)));
+    }
   }
-  if (lent != lent_)
-    return absl::InternalError(absl::StrCat(lent, " lent blocks in runs, ", lent_, " counted"));
+  if (missing != missing_ || open != open_ || full != full_ || leaving != leaving_ || lent != lent_) {
+    return absl::InternalError(absl::StrCat("places ", missing, " ", open, " ", full, " ", leaving, " ", lent,
+                                            ", counted ", missing_, " ", open_, " ", full_, " ", leaving_,
+                                            " ", lent_));
+  }
+  uint32_t in_loans = 0;
+  for (const TableLoan& loan : loans_) {
+    if (loan.taken > loan.slots || loan.blocks + loan.leaving > loan.taken)
+      return absl::InternalError(absl::StrCat("loan ", Value(loan.id), " is overfull"));
+    in_loans += loan.blocks + loan.leaving;
+  }
+  if (in_loans != lent + leaving)
+    return absl::InternalError(absl::StrCat(lent + leaving, " blocks in slots, ", in_loans, " counted"));
   return absl::OkStatus();
 }
 

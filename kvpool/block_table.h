@@ -1,17 +1,20 @@
 // Where the KV of one sequence lies. Block i holds tokens [i * block_tokens, (i + 1) * block_tokens).
 //
-//        dropped      lent, oldest first             local, newest last       spare
-//      |..........|=== run: loan A ===|== loan B ==|-----------------------|  (local, no tokens yet)
-//      block 0     first_block()                     first_local()
+//        dropped          lent                 full               open        spare
+//      |..........|=== loan A ==|= loan B =|------------------|------..|   |  (local, no tokens yet)
+//      block 0     first_block()                              computed()   end_block()
 //
-// Only full blocks are lent, and always the oldest local one next, so the lent part is a prefix made of runs,
-// each a loan's slots in order. Blocks behind every layer's window are dropped from the front. Tables change
-// only between steps, on the step thread.
+// Tokens are stored in order: computed() is the first that is not, and what lies before it (from
+// first_block() on) is here or at a creditor. Only full blocks are lent, the oldest first. When a loan is
+// lost its blocks are missing: computed() falls back to the first of them, they are filled like new ones, and
+// computed() leaps over what is still there. Blocks behind every layer's window are dropped from the front.
+//
+// Tables change only between steps, on the step thread.
 #pragma once
 
 #include <cstdint>
 #include <deque>
-#include <utility>
+#include <limits>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -19,64 +22,107 @@
 
 namespace lombard {
 
-// The slots [first_slot, first_slot + used) of a loan hold the blocks [first_block, first_block + used) of
-// the sequence.
-struct LoanRun {
+struct BlockPlace {
+  enum class State : uint8_t {
+    kMissing,  // nowhere: its loan was lost
+    kOpen,     // here, with `stored` tokens, fewer than a block has
+    kFull,     // here
+    kLeaving,  // here, and being copied to a slot
+    kLent,     // in a slot
+  };
+  State state = State::kMissing;
+  uint32_t stored = 0;  // kOpen
+  uint32_t slot = 0;    // kLeaving, kLent: of the loan
   LoanId loan{};
+  BlockId block{};  // kOpen, kFull, kLeaving
+
+  bool local() const { return state != State::kMissing && state != State::kLent; }
+};
+
+// A loan of the sequence. Slots are taken in order and never twice.
+struct TableLoan {
+  LoanId id{};
   uint64_t epoch = 0;
   InstanceId creditor{};
-  uint32_t slots = 0;       // of the loan
-  uint32_t first_slot = 0;  // grows when blocks are dropped behind the window
-  uint32_t used = 0;
-  uint32_t first_block = 0;  // of the sequence; meaningful when used > 0
-  uint32_t free_slots() const { return slots - first_slot - used; }
+  uint32_t slots = 0;    // that may be taken
+  uint32_t taken = 0;    // slots below are, or were, in use
+  uint32_t blocks = 0;   // kLent
+  uint32_t leaving = 0;  // kLeaving
+  uint32_t free_slots() const { return slots - taken; }
 };
 
 class BlockTable {
  public:
+  static constexpr uint32_t kNoGap = std::numeric_limits<uint32_t>::max();
+
   explicit BlockTable(uint32_t block_tokens) : block_tokens_(block_tokens) {}
 
   uint32_t block_tokens() const { return block_tokens_; }
-  uint32_t first_block() const { return dropped_; }
-  uint32_t first_local() const { return dropped_ + lent_; }
-  uint32_t end_block() const { return first_local() + static_cast<uint32_t>(local_.size()); }
+  uint32_t first_block() const { return first_block_; }
+  uint32_t end_block() const { return first_block_ + static_cast<uint32_t>(places_.size()); }
+  // REQUIRES: first_block() <= block < end_block().
+  const BlockPlace& place(uint32_t block) const;
+  const std::vector<TableLoan>& loans() const { return loans_; }
+  bool HasLoan(LoanId id) const;
+  const TableLoan& loan(LoanId id) const;    // REQUIRES: one of loans().
+  BlockId LocalBlock(uint32_t block) const;  // REQUIRES: place(block).local().
+
+  uint32_t full_blocks() const { return full_; }        // here, full, not leaving
+  uint32_t leaving_blocks() const { return leaving_; }  // here too
+  uint32_t local_blocks() const { return open_ + full_ + leaving_; }
   uint32_t lent_blocks() const { return lent_; }
+  uint32_t missing_blocks() const { return missing_; }
   uint32_t spare_blocks() const { return static_cast<uint32_t>(spare_.size()); }
   uint32_t free_lent_slots() const;
   // All it holds, here and at creditors, written or not.
-  uint32_t held_blocks() const { return end_block() - first_block() + spare_blocks() + free_lent_slots(); }
-  const std::deque<BlockId>& local() const { return local_; }  // local()[i] is block first_local() + i
-  const std::vector<LoanRun>& runs() const { return runs_; }
-  // Local blocks that hold or may hold tokens of this sequence.
-  std::vector<BlockId> AllLocal() const;
-
-  // Tokens that fit without another block.
-  uint64_t TokenCapacity() const {
-    return uint64_t{end_block()} * block_tokens_ + uint64_t{spare_blocks()} * block_tokens_;
+  uint32_t held_blocks() const {
+    return local_blocks() + leaving_ + lent_ + spare_blocks() + free_lent_slots();
   }
+  // Stored here; without those of open blocks behind computed().
+  uint64_t local_tokens() const {
+    return uint64_t{full_ + leaving_} * block_tokens_ + computed_ % block_tokens_;
+  }
+  std::vector<BlockId> AllLocal() const;  // with the spare ones
+
+  // The first token whose KV is not stored, or was lost.
+  uint32_t computed() const { return computed_; }
+  // Where what is stored goes on behind computed(): rows of one step end here. kNoGap: nowhere.
+  uint32_t gap_end() const;
+  // Tokens from computed() on, gap_end() at most, that can be stored without another block.
+  uint32_t Room() const;
+  // Gives the next `tokens` tokens their blocks, from the spare ones. REQUIRES: tokens <= Room().
+  void Open(uint32_t tokens);
+  // They are stored. REQUIRES: opened.
+  void Store(uint32_t tokens);
+
   // The first blocks of the sequence, full, read by others too. REQUIRES: an empty table.
   void AddShared(const std::vector<BlockId>& ids);
-  // Another block with the same contents in the place of a local one.
-  void ReplaceLocal(uint32_t block, BlockId id);
+  // Another block with the same contents in the place of a full one.
+  void ReplaceFull(uint32_t block, BlockId id);
   void AddSpare(const std::vector<BlockId>& ids) { spare_.insert(spare_.end(), ids.begin(), ids.end()); }
   void AddLoan(LoanId loan, uint64_t epoch, InstanceId creditor, uint32_t slots);
-  // Makes `token_count` tokens addressable by taking blocks from the spare ones. REQUIRES: token_count <=
-  // TokenCapacity().
-  void Extend(uint64_t token_count);
-  BlockId LocalBlock(uint32_t block) const;  // REQUIRES: first_local() <= block < end_block().
 
-  // Where the next `count` local blocks (oldest first) would go, one (run index, slot) each; fewer when the
-  // loans have no more room.
-  struct LentSlot {
-    uint32_t run, slot;
+  // A full block on its way to a loan.
+  struct Departure {
+    uint32_t block = 0;  // of the sequence
+    BlockId id{};
+    LoanId loan{};
+    uint32_t slot = 0;
   };
-  std::vector<LentSlot> NextLentSlots(uint32_t count) const;
-  // The oldest `count` local blocks now live in the slots that NextLentSlots named; their local blocks become
-  // spare.
-  void FlipToLent(uint32_t count);
+  // The oldest `count` full blocks and the next free slots; fewer when there are no more of either. With the
+  // blocks that will be full when `new_tokens` more tokens are stored.
+  std::vector<Departure> NextDepartures(uint32_t count, uint32_t new_tokens = 0) const;
+  void Leave(const Departure& departure);  // REQUIRES: full by now, in the order of NextDepartures.
+  void Stay(const Departure& departure);   // it did not arrive; the slot is not used again
+  // It lies at the creditor now; its local block becomes spare.
+  void Arrive(const Departure& departure);
+  void CloseLoan(LoanId id);  // takes none of its slots any more
+  // The loan and all in it are gone; what was leaving for it stays. Returns how many blocks are missing now
+  // that were not.
+  uint32_t LoseLoan(LoanId id);
 
-  // Drops blocks before `block` (behind every window). Returns the local ids to release; loans left without
-  // use are moved to `repaid`.
+  // Drops blocks before `block` (behind every window), up to one that is leaving. Returns the local ids to
+  // release; loans left without use are moved to `repaid`.
   std::vector<BlockId> DropBefore(uint32_t block, std::vector<LoanId>* repaid);
   void DropSpare(BlockId id);        // gives up one; the caller releases it
   std::vector<BlockId> TakeSpare();  // gives up all spare blocks; the caller releases them
@@ -87,12 +133,19 @@ class BlockTable {
   absl::Status CheckInvariants() const;
 
  private:
+  using State = BlockPlace::State;
+  BlockPlace& At(uint32_t block);
+  TableLoan& LoanAt(LoanId id);
+  uint32_t* CountOf(State state);
+  void Become(BlockPlace& place, State state);  // keeps the counts
+  void LeapOverStored();
+
   uint32_t block_tokens_;
-  uint32_t dropped_ = 0;
-  uint32_t lent_ = 0;  // sum of runs_[i].used
-  std::vector<LoanRun> runs_;
-  std::deque<BlockId> local_;
+  uint32_t first_block_ = 0, computed_ = 0;
+  std::deque<BlockPlace> places_;  // [i] is block first_block_ + i
+  std::vector<TableLoan> loans_;   // in the order they came
   std::vector<BlockId> spare_;
+  uint32_t missing_ = 0, open_ = 0, full_ = 0, leaving_ = 0, lent_ = 0;  // places by state
 };
 
 }  // namespace lombard

@@ -32,8 +32,7 @@ CpuMachine::CpuMachine(const Model* model, const CpuContext& context, const KvSt
 absl::StatusOr<StepResult> CpuMachine::Run(const StepWork& work) {
   const auto start = std::chrono::steady_clock::now();
   attention_.Begin(work.step, &work.plan, [&](int layer) {
-    for (const KvSend& send : work.sends) RETURN_IF_ERROR(client_->SendKv(send, layer));
-    return absl::OkStatus();
+    for (const KvSend& send : work.sends) client_->SendKv(send, layer);
   });
   StepResult result;
   RETURN_IF_ERROR(transformer_.Forward(
@@ -49,9 +48,8 @@ absl::StatusOr<StepResult> CpuMachine::Run(const StepWork& work) {
   return result;
 }
 
-absl::Status CpuMachine::Send(const KvSend& send) {
-  for (int layer = 0; layer < storage_->layers(); ++layer) RETURN_IF_ERROR(client_->SendKv(send, layer));
-  return absl::OkStatus();
+void CpuMachine::Send(const KvSend& send) {
+  for (int layer = 0; layer < storage_->layers(); ++layer) client_->SendKv(send, layer);
 }
 
 }  // namespace lombard

@@ -24,8 +24,8 @@ class CpuMachine final : public KvMover {
   // Errors: a creditor is gone or refuses (kUnavailable, kDeadlineExceeded, kNotFound, kFailedPrecondition).
   absl::StatusOr<StepResult> Run(const StepWork& work);
 
-  absl::Status Send(const KvSend& send) override;
-  KvTransfer transfer(uint64_t id) const override { return client_->transfer(id); }
+  void Send(const KvSend& send) override;
+  KvTransfer transfer(uint64_t id) override { return client_->transfer(id); }
   void ForgetTransfer(uint64_t id) override { client_->ForgetTransfer(id); }
   void Copy(BlockId from, BlockId to) override { storage_->Copy(from, to); }
   void Poison(BlockId id) override { storage_->Poison(id); }

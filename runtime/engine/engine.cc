@@ -20,6 +20,37 @@ int WidestWindow(const std::vector<int>& windows) {
   return widest;
 }
 
+// A block behind those in `spans`, for rows that see the tokens before `end`.
+void AppendBlock(const BlockTable& table, uint32_t block, uint32_t end, std::vector<AttentionSpan>* spans) {
+  const BlockPlace& place = table.place(block);
+  const uint32_t position = block * table.block_tokens();
+  const int tokens = static_cast<int>(std::min(end - position, table.block_tokens()));
+  if (place.local()) {
+    auto* last = spans->empty() ? nullptr : std::get_if<LocalSpan>(&spans->back());
+    if (last == nullptr) {
+      last = &std::get<LocalSpan>(
+          spans->emplace_back(LocalSpan{.blocks = {}, .first_position = static_cast<int>(position)}));
+    }
+    last->blocks.push_back(place.block);
+    last->token_count += tokens;
+    return;
+  }
+  CHECK(place.state == BlockPlace::State::kLent);
+  auto* last = spans->empty() ? nullptr : std::get_if<LentSpan>(&spans->back());
+  const bool goes_on = last != nullptr && last->loan == place.loan &&
+                       last->first_slot + last->token_count / table.block_tokens() == place.slot;
+  if (!goes_on) {
+    const TableLoan& loan = table.loan(place.loan);
+    last =
+        &std::get<LentSpan>(spans->emplace_back(LentSpan{.loan = loan.id,
+                                                         .epoch = loan.epoch,
+                                                         .creditor = static_cast<int>(Value(loan.creditor)),
+                                                         .first_slot = place.slot,
+                                                         .first_position = static_cast<int>(position)}));
+  }
+  last->token_count += tokens;
+}
+
 }  // namespace
 
 Engine::Engine(const EngineOptions& options, EngineModel model, const Tokenizer* tokenizer, KvPool* pool,
@@ -73,17 +104,15 @@ void Engine::Submit(SequenceRequest request, absl::Time now) {
 
 std::vector<SequenceOutput> Engine::TakeOutputs() { return std::exchange(outputs_, {}); }
 
-absl::StatusOr<const StepWork*> Engine::Begin(absl::Time now) {
+const StepWork* Engine::Begin(absl::Time now) {
   CHECK(rows_.empty()) << "Begin before Finish";
-  RETURN_IF_ERROR(FlipStoredBlocks());
+  FlipStoredBlocks();
   Admit(now);
-  std::vector<Row> rows = Schedule(now);
-  RETURN_IF_ERROR(std::exchange(pending_error_, absl::OkStatus()));
+  rows_ = Schedule(now);
   ReportLoad();
-  if (rows.empty()) return nullptr;
+  if (rows_.empty()) return nullptr;
 
-  rows_ = std::move(rows);
-  for (const Row& row : rows_) row.sequence->table.Extend(row.sequence->computed + row.tokens);
+  for (const Row& row : rows_) row.sequence->table.Open(row.tokens);
   work_ = {.step = work_.step + 1, .input = BuildInput(), .plan = BuildPlan()};
   for (const Row& row : rows_) work_.requests.push_back(row.id);
   PlanExports();
@@ -94,13 +123,6 @@ StepReport Engine::Finish(absl::StatusOr<StepResult> result, absl::Time now) {
   CHECK(!rows_.empty()) << "Finish before Begin";
   StepReport report;
   if (result.ok()) {
-    for (size_t i = 0; i < work_.sends.size(); ++i) {
-      auto& queue = senders_[i]->exports;
-      const uint64_t transfer = work_.sends[i].transfer;
-      if (queue.empty() || queue.back().transfer != transfer)
-        queue.push_back({.transfer = transfer, .blocks = 0});
-      queue.back().blocks += static_cast<uint32_t>(work_.sends[i].blocks.size());
-    }
     report = {.rows = work_.plan.rows(),
               .sequences = static_cast<int>(rows_.size()),
               .remote = result->remote,
@@ -110,6 +132,7 @@ StepReport Engine::Finish(absl::StatusOr<StepResult> result, absl::Time now) {
     MeasureRates(report);
     Commit(result->logits, now);
   } else {
+    ++recovery_.abandoned_steps;
     for (const KvSend& send : work_.sends) mover_->ForgetTransfer(send.transfer);
   }
   rows_.clear();
@@ -121,8 +144,8 @@ StepInput Engine::BuildInput() const {
   for (const Row& row : rows_) {
     const Sequence& s = *row.sequence;
     for (uint32_t i = 0; i < row.tokens; ++i) {
-      input.tokens.push_back(s.tokens[s.computed + i]);
-      input.positions.push_back(static_cast<int32_t>(s.computed + i));
+      input.tokens.push_back(s.tokens[s.computed() + i]);
+      input.positions.push_back(static_cast<int32_t>(s.computed() + i));
     }
     if (row.samples()) input.logit_rows.push_back(static_cast<int32_t>(input.tokens.size()) - 1);
   }
@@ -137,7 +160,8 @@ std::vector<Engine::Row> Engine::Schedule(absl::Time now) {
   for (const bool decode : {true, false}) {
     for (size_t i = 0; i < running_.size() && budget > 0 && rows.size() < options_.max_batch_size; ++i) {
       Sequence& s = *running_[i];
-      const uint32_t remaining = static_cast<uint32_t>(s.tokens.size()) - s.computed;
+      const uint32_t end = std::min(static_cast<uint32_t>(s.tokens.size()), s.table.gap_end());
+      const uint32_t remaining = end - s.computed();
       if (s.phase != SequencePhase::kRunning || (remaining == 1) != decode) continue;
       const uint32_t tokens = MakeRoom(s, std::min(remaining, budget), now);
       // A preempted sequence may have been given rows already: they go with its memory.
@@ -147,7 +171,7 @@ std::vector<Engine::Row> Engine::Schedule(absl::Time now) {
         return gone;
       });
       if (tokens == 0) continue;
-      rows.push_back({.sequence = &s, .id = s.id(), .tokens = std::min(tokens, budget)});
+      rows.push_back({.sequence = &s, .id = s.id(), .tokens = std::min(tokens, budget), .exports = {}});
       budget -= rows.back().tokens;
     }
   }
@@ -158,27 +182,14 @@ AttentionPlan Engine::BuildPlan() const {
   AttentionPlan plan;
   const uint32_t block_tokens = options_.block_tokens;
   for (const Row& row : rows_) {
-    const Sequence& s = *row.sequence;
-    const BlockTable& table = s.table;
+    const BlockTable& table = row.sequence->table;
+    const uint32_t end = table.computed() + row.tokens;
     SequenceRows part{.first_row = plan.rows(),
                       .rows = static_cast<int>(row.tokens),
-                      .first_position = static_cast<int>(s.computed)};
-    for (const LoanRun& run : table.runs()) {
-      if (run.used == 0) continue;
-      part.spans.push_back(LentSpan{.loan = run.loan,
-                                    .epoch = run.epoch,
-                                    .creditor = static_cast<int>(Value(run.creditor)),
-                                    .first_slot = run.first_slot,
-                                    .first_position = static_cast<int>(run.first_block * block_tokens),
-                                    .token_count = static_cast<int>(run.used * block_tokens)});
-    }
-    const uint32_t first_local = table.first_local() * block_tokens, end = s.computed + row.tokens;
-    LocalSpan local{.first_position = static_cast<int>(first_local),
-                    .token_count = static_cast<int>(end - first_local)};
-    for (uint32_t block = table.first_local(); block < BlocksFor(end); ++block)
-      local.blocks.push_back(table.LocalBlock(block));
-    part.spans.push_back(std::move(local));
-    for (uint32_t position = s.computed; position < end; ++position) {
+                      .first_position = static_cast<int>(table.computed())};
+    for (uint32_t block = table.first_block(); block < BlocksFor(end); ++block)
+      AppendBlock(table, block, end, &part.spans);
+    for (uint32_t position = table.computed(); position < end; ++position) {
       plan.new_kv.push_back(
           {table.LocalBlock(position / block_tokens), static_cast<int>(position % block_tokens)});
     }
@@ -191,13 +202,17 @@ AttentionPlan Engine::BuildPlan() const {
 void Engine::Commit(std::vector<float>& logits, absl::Time now) {
   const size_t vocabulary = model_.vocab_size;
   size_t logit_row = 0;
-  for (const Row& row : rows_) {
+  for (Row& row : rows_) {
     Sequence& s = *row.sequence;
     const bool samples = row.samples();
-    s.computed += row.tokens;
+    const uint32_t end = s.computed() + row.tokens;
+    recovery_.recomputed_tokens += std::min(row.tokens, s.reached - std::min(s.reached, s.computed()));
+    s.reached = std::max(s.reached, end);
+    s.table.Store(row.tokens);
+    for (BlockExport& part : row.exports) Depart(s, std::move(part));
     if (window_max_ > 0 && s.exports.empty()) {
       std::vector<LoanId> repaid;
-      const int visible = AttentionShape::FirstVisible(static_cast<int>(s.computed), window_max_);
+      const int visible = AttentionShape::FirstVisible(static_cast<int>(s.computed()), window_max_);
       pool_->ReleaseAll(s.table.DropBefore(static_cast<uint32_t>(visible) / options_.block_tokens, &repaid));
       for (LoanId loan : repaid) rmanager_->Repay(loan, now);
     }
@@ -209,7 +224,7 @@ void Engine::Commit(std::vector<float>& logits, absl::Time now) {
         Sample(scores, s.request.sampling, tokens.first(s.prompt_size()), tokens.subspan(s.prompt_size()),
                s.request.sample_index, model_.eos_token_ids);
     if (sampled.id < 0) {
-      End(s, "error", absl::InternalError(absl::StrCat("no finite logit at position ", s.computed)), now);
+      End(s, "error", absl::InternalError(absl::StrCat("no finite logit at position ", s.computed())), now);
       continue;
     }
     s.tokens.push_back(sampled.id);

@@ -3,7 +3,7 @@
 //
 //   engine.Submit(request, now);                   // any time between steps
 //   engine.HandleEvent(event, now);                // what rmanager decided
-//   ASSIGN_OR_RETURN(const StepWork* work, engine.Begin(now));
+//   const StepWork* work = engine.Begin(now);
 //   if (work != nullptr) StepReport report = engine.Finish(machine.Run(*work), now);
 //   for (SequenceOutput& output : engine.TakeOutputs()) ...
 //
@@ -18,6 +18,10 @@
 // stay. When a decode outgrows its blocks it takes a free one, pushes an old one into a loan, borrows more,
 // or preempts the youngest sequence of the instance. One that is blocked while an older request of the
 // cluster claims memory gives up its own (requeued, recomputed): so the oldest always gets through.
+//
+// Losses. When a loan is lost, only the tokens in it are computed again, as a prefill that attends to what
+// lies before them; then the sequence goes on where it was. Memory for them is found as for a decode that
+// outgrew its blocks; a sequence that finds none begins again.
 #pragma once
 
 #include <cstdint>
@@ -75,6 +79,14 @@ struct StepReport {
   double seconds = 0;
 };
 
+// What lost loans cost.
+struct RecoveryStats {
+  uint64_t loans_lost = 0, blocks_lost = 0;  // with KV in them
+  uint64_t recomputed_tokens = 0;
+  uint64_t preemptions = 0;  // sequences that had to begin again
+  uint64_t abandoned_steps = 0;
+};
+
 class Engine {
  public:
   // Nothing is owned; all outlive this.
@@ -86,8 +98,8 @@ class Engine {
   void Submit(SequenceRequest request, absl::Time now);
   void HandleEvent(const RManager::Event& event, absl::Time now);
   // The next step; null: nothing can run. Valid until Finish. Until then nobody calls the engine, its pool or
-  // its rmanager. The error: blocks on their way to a creditor were lost or refused.
-  absl::StatusOr<const StepWork*> Begin(absl::Time now);
+  // its rmanager.
+  const StepWork* Begin(absl::Time now);
   // What came of it. An error abandons the step, which has then left no trace and may be run again.
   StepReport Finish(absl::StatusOr<StepResult> result, absl::Time now);
   std::vector<SequenceOutput> TakeOutputs();
@@ -96,6 +108,7 @@ class Engine {
   uint32_t running_count() const { return static_cast<uint32_t>(running_.size()); }
   uint32_t waiting_count() const { return static_cast<uint32_t>(waiting_.size()); }
   uint64_t preemptions() const { return preemptions_; }
+  const RecoveryStats& recovery_stats() const { return recovery_; }
   PrefixStats prefix_stats() const { return prefixes_ == nullptr ? PrefixStats{} : prefixes_->stats(); }
   absl::Time NextRetry() const;  // earliest retry_at of the waiting; InfiniteFuture when none
   absl::Status CheckInvariants() const;
@@ -104,7 +117,8 @@ class Engine {
   using SequencePtr = std::unique_ptr<Sequence>;
   struct Row;  // a sequence's part of a step
 
-  absl::Status FlipStoredBlocks();
+  void FlipStoredBlocks();
+  void FlipStoredBlocks(Sequence& sequence);
   void Admit(absl::Time now);
   bool TryAdmit(Sequence& sequence, absl::Time now);
   uint32_t BlocksOfYoungerThanClaim() const;                        // that they hold here
@@ -125,14 +139,19 @@ class Engine {
   void Preempt(Sequence& sequence, absl::Time now);
   void ReleaseMemory(Sequence& sequence, absl::Time now);
   void EndMove(Sequence& sequence);
+  void EndFinishedMove(Sequence& sequence);
   std::vector<Row> Schedule(absl::Time now);
   StepInput BuildInput() const;
   AttentionPlan BuildPlan() const;
-  // Fills the work's sends, and senders_.
+  // Fills the rows' exports and the work's sends.
   void PlanExports();
-  KvSend MakeSend(const Sequence& sequence, uint64_t transfer, BlockTable::LentSlot slot) const;
-  // Ships full blocks that need no step to be complete; true when something was sent.
-  absl::StatusOr<bool> ExportFullBlocks(Sequence& sequence, uint32_t count);
+  // One for the blocks of each loan.
+  std::vector<BlockExport> MakeExports(const std::vector<BlockTable::Departure>& departures);
+  static KvSend MakeSend(const Sequence& sequence, const BlockExport& part);
+  void Depart(Sequence& sequence, BlockExport part);
+  // Ships full blocks that need no step to be complete. REQUIRES: there are some, and free slots.
+  void ExportFullBlocks(Sequence& sequence, uint32_t count);
+  void LoseLoan(const Loan& loan, absl::Time now);
   void Commit(std::vector<float>& logits, absl::Time now);
   void End(Sequence& sequence, std::string reason, absl::Status error, absl::Time now);
   void MeasureRates(const StepReport& report);
@@ -159,13 +178,12 @@ class Engine {
   std::vector<SequenceOutput> outputs_;
   // The step between Begin and Finish.
   StepWork work_;
-  std::vector<Row> rows_;           // empty: none is under way
-  std::vector<Sequence*> senders_;  // of work_.sends
+  std::vector<Row> rows_;  // empty: none is under way
 
   uint64_t next_transfer_ = 1, preemptions_ = 0;
   uint32_t move_credit_tokens_ = 0;  // what decoding sequences may still push into loans at the limited rate
   Load rates_;                       // only its measured rates are used
-  absl::Status pending_error_;
+  RecoveryStats recovery_;
 };
 
 }  // namespace lombard

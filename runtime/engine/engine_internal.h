@@ -10,8 +10,9 @@ struct Engine::Row {
   Sequence* sequence = nullptr;
   RequestId id;
   uint32_t tokens = 0;
+  std::vector<BlockExport> exports;  // that leave with it
   // Its last token is the last known one, so the step chooses the next.
-  bool samples() const { return sequence->computed + tokens == sequence->tokens.size(); }
+  bool samples() const { return sequence->computed() + tokens == sequence->tokens.size(); }
 };
 
 }  // namespace lombard

@@ -21,9 +21,8 @@ void Engine::MeasureRates(const StepReport& report) {
   uint32_t row_count = 0;
   for (const Row& row : rows_) {
     row_count += row.tokens;
-    row_tokens +=
-        static_cast<double>(row.tokens) *
-        (row.sequence->computed + row.tokens - row.sequence->table.first_local() * options_.block_tokens);
+    row_tokens += static_cast<double>(row.tokens) *
+                  static_cast<double>(row.sequence->table.local_tokens() + row.tokens);
   }
   const AttentionTiming& t = report.attention;
   const double dense = (report.seconds - t.local - t.wait - t.merge - t.send) / layers;
@@ -50,10 +49,8 @@ void Engine::ReportLoad() {
     consider(*s);
     if (s->phase != SequencePhase::kRunning) continue;
     ++load.batch;
-    load.own_tokens += s->computed - std::min(s->computed, s->table.first_local() * options_.block_tokens);
-    const uint32_t home = s->table.end_block() - s->table.first_local();
-    const uint32_t full = s->computed / options_.block_tokens;
-    const uint32_t movable = full - std::min(full, s->table.first_local() + s->exported_blocks());
+    load.own_tokens += s->table.local_tokens();
+    const uint32_t home = s->table.local_blocks(), movable = s->table.full_blocks();
     if (movable > 0) load.long_requests.push_back({.request = s->id(), .blocks = home, .movable = movable});
   }
   for (const SequencePtr& s : waiting_) {

@@ -21,37 +21,45 @@ constexpr absl::Duration kRetryAfter = absl::Milliseconds(5);  // of a sequence 
 
 }  // namespace
 
-absl::Status Engine::FlipStoredBlocks() {
+void Engine::FlipStoredBlocks() {
   for (const SequencePtr& s : running_) {
-    while (!s->exports.empty()) {
-      const BlockExport oldest = s->exports.front();
-      const KvTransfer transfer = mover_->transfer(oldest.transfer);
-      if (!transfer.status.ok())
-        return Annotate(transfer.status, absl::StrCat("moving KV of ", ToString(s->id())));
-      if (!transfer.done()) break;
-      std::vector<BlockId> freed;
-      for (uint32_t i = 0; i < oldest.blocks; ++i)
-        freed.push_back(s->table.LocalBlock(s->table.first_local() + i));
-      s->table.FlipToLent(oldest.blocks);
-      for (BlockId id : freed) {
-        if (pool_->references(id) > 1) {  // others read on
-          s->table.DropSpare(id);
-          pool_->Release(id);
-        } else if (options_.poison_freed) {
-          mover_->Poison(id);
-        }
-      }
-      mover_->ForgetTransfer(oldest.transfer);
-      s->exports.pop_front();
-      if (s->move.has_value() && !s->move->ticket.has_value()) {
-        pool_->ReleaseAll(
-            s->table.TakeSpare());  // what the move was for; room is made again when it is needed
-        s->move->moved += oldest.blocks;
-        if (s->move->moved >= s->move->blocks) EndMove(*s);
+    if (!s->exports.empty()) FlipStoredBlocks(*s);
+  }
+}
+
+void Engine::FlipStoredBlocks(Sequence& s) {
+  std::erase_if(s.exports, [&](const BlockExport& part) {
+    const KvTransfer transfer = mover_->transfer(part.transfer);
+    if (!transfer.done()) return false;
+    mover_->ForgetTransfer(part.transfer);
+    if (!transfer.status.ok()) {  // whether the loan is lost is rmanager's to say
+      for (const BlockTable::Departure& d : part.blocks) s.table.Stay(d);
+      s.table.CloseLoan(part.blocks[0].loan);
+      return true;
+    }
+    for (const BlockTable::Departure& d : part.blocks) {
+      s.table.Arrive(d);
+      if (pool_->references(d.id) > 1) {  // others read on
+        s.table.DropSpare(d.id);
+        pool_->Release(d.id);
+      } else if (options_.poison_freed) {
+        mover_->Poison(d.id);
       }
     }
-  }
-  return absl::OkStatus();
+    if (s.move.has_value() && !s.move->ticket.has_value()) {
+      // What the move was for; room is made again when it is needed.
+      pool_->ReleaseAll(s.table.TakeSpare());
+      s.move->moved += static_cast<uint32_t>(part.blocks.size());
+    }
+    return true;
+  });
+  EndFinishedMove(s);
+}
+
+void Engine::EndFinishedMove(Sequence& s) {
+  if (!s.move.has_value() || s.move->ticket.has_value()) return;
+  const bool nothing_goes = s.exports.empty() && s.table.free_lent_slots() == 0;
+  if (nothing_goes || s.move->moved >= s.move->blocks) EndMove(s);
 }
 
 void Engine::EndMove(Sequence& s) {
@@ -84,7 +92,7 @@ uint32_t Engine::BlocksOfYoungerThanClaim() const {
   uint32_t blocks = 0;
   for (const SequencePtr& s : running_) {
     if (claim.has_value() && claim->request < s->id())
-      blocks += static_cast<uint32_t>(s->table.AllLocal().size());
+      blocks += s->table.local_blocks() + s->table.spare_blocks();
   }
   return blocks;
 }
@@ -140,12 +148,16 @@ void Engine::HandleEvent(const RManager::Event& event, absl::Time now) {
     Sequence* s = Find(borrowed->request);
     const bool moves = s != nullptr && s->move.has_value() && s->move->ticket == borrowed->ticket;
     if (s == nullptr || (!moves && s->ticket != borrowed->ticket)) {  // preempted or finished meanwhile
-      for (const Loan& loan : borrowed->loans) rmanager_->Repay(loan.id, now);
+      for (const Loan& loan : borrowed->loans) {
+        if (rmanager_->borrowed().contains(loan.id)) rmanager_->Repay(loan.id, now);
+      }
       return;
     }
     StopSharing(*s);
-    for (const Loan& loan : borrowed->loans)
-      s->table.AddLoan(loan.id, loan.epoch, loan.creditor, loan.blocks);
+    for (const Loan& loan : borrowed->loans) {
+      if (rmanager_->borrowed().contains(loan.id))  // not lost meanwhile
+        s->table.AddLoan(loan.id, loan.epoch, loan.creditor, loan.blocks);
+    }
     if (moves) {
       s->move->ticket.reset();
     } else {
@@ -167,52 +179,57 @@ void Engine::HandleEvent(const RManager::Event& event, absl::Time now) {
   } else if (const auto* wanted = std::get_if<MoveWanted>(&event)) {
     Sequence* s = Find(wanted->request);
     const bool can = s != nullptr && s->phase == SequencePhase::kRunning && !s->move.has_value() &&
-                     s->exports.empty() && s->table.free_lent_slots() == 0 &&
-                     s->computed / options_.block_tokens > s->table.first_local();
+                     s->exports.empty() && s->table.free_lent_slots() == 0 && s->table.full_blocks() > 0;
     const std::optional<uint64_t> ticket = can ? rmanager_->StartMove(wanted->plan_id, now) : std::nullopt;
     if (ticket.has_value()) {
       s->move = BlockMove{.plan_id = wanted->plan_id, .ticket = ticket, .blocks = wanted->blocks};
     } else {
       rmanager_->RefuseMove(wanted->plan_id);
     }
+  } else {
+    LoseLoan(std::get<LoanLost>(event).loan, now);
   }
   ReportLoad();
 }
 
 uint32_t Engine::MakeRoom(Sequence& s, uint32_t wanted, absl::Time now) {
-  const auto room = [&] { return std::min<uint64_t>(wanted, s.table.TokenCapacity() - s.computed); };
+  const uint32_t missing = s.table.missing_blocks();
+  const auto room = [&] { return std::min(wanted, s.table.Room()); };
+  if (missing > 0 && room() < wanted) {  // nothing was reserved for what was lost
+    s.table.AddSpare(*pool_->Allocate(std::min(BlocksFor(wanted - room()), pool_->free_count())));
+  }
   while (room() == 0) {
     if (auto block = pool_->Allocate(1); block.ok()) {
       s.table.AddSpare(*block);
       continue;
     }
     if (!s.exports.empty()) return 0;  // its own blocks come back when the creditor has stored them
-    const uint32_t full = s.computed / options_.block_tokens -
-                          std::min(s.computed / options_.block_tokens, s.table.first_local());
+    const uint32_t full = s.table.full_blocks();
     if (full > 0 && s.table.free_lent_slots() > 0) {
-      auto sent = ExportFullBlocks(s, 1);
-      if (!sent.ok()) pending_error_ = sent.status();
-      if (!sent.ok() || *sent) return 0;
+      ExportFullBlocks(s, std::max(missing, 1u));
+      return 0;
     }
-    if (PreemptYoungerThan(s, now)) continue;
+    // Who lost something asks the cluster first, then takes from the younger ones here.
+    const bool asks_first = missing > 0 && !s.blocked_since.has_value() && options_.lending && full > 0;
+    if (!asks_first && PreemptYoungerThan(s, now)) continue;
     if (!options_.lending || full == 0) {
       // Nothing of it can be lent and nobody here is younger: give way, unless nobody else would make room.
-      if (running_.size() > 1) Preempt(s, now);
+      if (running_.size() > 1 || missing > 0) Preempt(s, now);
       return 0;
     }
     if (!s.ticket.has_value() && now >= s.retry_at) {
-      const uint32_t left = BlocksFor(s.tokens_max()) - BlocksFor(s.computed);
-      s.ticket =
-          rmanager_->Borrow(s.id(), std::clamp<uint32_t>(left, 1, kGrowthBlocks), Purpose::kGrowth, now);
+      const uint32_t left = BlocksFor(s.tokens_max()) - BlocksFor(s.computed());
+      const uint32_t blocks = missing > 0 ? missing : std::clamp<uint32_t>(left, 1, kGrowthBlocks);
+      s.ticket = rmanager_->Borrow(s.id(), blocks, Purpose::kGrowth, now);
     }
     return 0;
   }
-  return static_cast<uint32_t>(room());
+  return room();
 }
 
 bool Engine::PreemptYoungerThan(const Sequence& s, absl::Time now) {
   for (auto it = running_.rbegin(); it != running_.rend() && s.id() < (*it)->id(); ++it) {
-    if ((*it)->finished || (*it)->table.AllLocal().empty()) continue;
+    if ((*it)->finished || (*it)->table.local_blocks() + (*it)->table.spare_blocks() == 0) continue;
     Preempt(**it, now);
     return true;
   }
@@ -221,9 +238,13 @@ bool Engine::PreemptYoungerThan(const Sequence& s, absl::Time now) {
 
 void Engine::Preempt(Sequence& s, absl::Time now) {
   const bool was_running = s.phase == SequencePhase::kRunning;
+  if (s.table.missing_blocks() > 0) {
+    ++recovery_.preemptions;
+  } else {
+    s.reached = 0;
+  }
   ReleaseMemory(s, now);
   s.phase = SequencePhase::kWaiting;
-  s.computed = 0;
   if (was_running) ++s.preemptions, ++preemptions_;
   const auto from =
       std::find_if(running_.begin(), running_.end(), [&](const SequencePtr& r) { return r.get() == &s; });
@@ -246,61 +267,76 @@ void Engine::ReleaseMemory(Sequence& s, absl::Time now) {
   rmanager_->RepayAll(s.id(), now);  // loans, and borrowings under way
 }
 
-KvSend Engine::MakeSend(const Sequence& s, uint64_t transfer, BlockTable::LentSlot slot) const {
-  const LoanRun& run = s.table.runs()[slot.run];
-  return {.transfer = transfer,
-          .creditor = static_cast<int>(Value(run.creditor)),
-          .loan = run.loan,
-          .epoch = run.epoch,
-          .first_slot = slot.slot,
-          .blocks = {}};
-}
-
 void Engine::PlanExports() {
-  senders_.clear();
+  const uint32_t block_tokens = options_.block_tokens;
   move_credit_tokens_ = std::min(move_credit_tokens_ + options_.decode_move_tokens,
-                                 2 * options_.block_tokens + options_.decode_move_tokens);
-  for (const Row& row : rows_) {
+                                 2 * block_tokens + options_.decode_move_tokens);
+  for (Row& row : rows_) {
     Sequence& s = *row.sequence;
-    const uint32_t in_flight = s.exported_blocks();
-    const uint32_t first = s.table.first_local() + in_flight,
-                   full = (s.computed + row.tokens) / options_.block_tokens;
-    if (full <= first) continue;
-    uint32_t count = full - first;
+    uint32_t count = s.table.full_blocks() + (s.computed() + row.tokens) / block_tokens -
+                     s.computed() / block_tokens;  // full ones, once the step is done
+    if (count == 0 || s.table.free_lent_slots() == 0) continue;
     // Prefill pushes all it can. A decode is bound by the rate at which moving is free, unless it is about to
     // run out of room.
-    const bool hurries =
-        row.tokens > 1 || s.table.TokenCapacity() < s.computed + row.tokens + options_.block_tokens;
-    if (!hurries) count = std::min(count, move_credit_tokens_ / options_.block_tokens);
-    const auto slots = s.table.NextLentSlots(in_flight + count);
-    if (!hurries && slots.size() > in_flight) {
-      move_credit_tokens_ -= static_cast<uint32_t>(slots.size() - in_flight) * options_.block_tokens;
-    }
-    uint64_t transfer = 0;
-    for (size_t i = in_flight; i < slots.size(); ++i) {
-      if (transfer == 0 || slots[i].run != slots[i - 1].run) {
-        if (transfer == 0) transfer = next_transfer_++;
-        work_.sends.push_back(MakeSend(s, transfer, slots[i]));
-        senders_.push_back(&s);
-      }
-      work_.sends.back().blocks.push_back(
-          s.table.LocalBlock(s.table.first_local() + static_cast<uint32_t>(i)));
-    }
+    const bool hurries = row.tokens > 1 || s.table.Room() < row.tokens + block_tokens;
+    if (!hurries) count = std::min(count, move_credit_tokens_ / block_tokens);
+    const auto departures = s.table.NextDepartures(count, row.tokens);
+    if (!hurries) move_credit_tokens_ -= static_cast<uint32_t>(departures.size()) * block_tokens;
+    row.exports = MakeExports(departures);
+    for (const BlockExport& part : row.exports) work_.sends.push_back(MakeSend(s, part));
   }
 }
 
-absl::StatusOr<bool> Engine::ExportFullBlocks(Sequence& s, uint32_t count) {
-  const uint32_t in_flight = s.exported_blocks();
-  const auto slots = s.table.NextLentSlots(in_flight + count);
-  if (slots.size() <= in_flight) return false;
-  const uint64_t transfer = next_transfer_++;
-  for (size_t i = in_flight; i < slots.size(); ++i) {
-    KvSend send = MakeSend(s, transfer, slots[i]);
-    send.blocks = {s.table.LocalBlock(s.table.first_local() + static_cast<uint32_t>(i))};
-    RETURN_IF_ERROR(mover_->Send(send));
+std::vector<BlockExport> Engine::MakeExports(const std::vector<BlockTable::Departure>& departures) {
+  std::vector<BlockExport> exports;
+  for (const BlockTable::Departure& d : departures) {
+    if (exports.empty() || exports.back().blocks[0].loan != d.loan)
+      exports.push_back({.transfer = next_transfer_++, .blocks = {}});
+    exports.back().blocks.push_back(d);
   }
-  s.exports.push_back({.transfer = transfer, .blocks = static_cast<uint32_t>(slots.size() - in_flight)});
-  return true;
+  return exports;
+}
+
+KvSend Engine::MakeSend(const Sequence& s, const BlockExport& part) {
+  const TableLoan& loan = s.table.loan(part.blocks[0].loan);
+  KvSend send{.transfer = part.transfer,
+              .creditor = static_cast<int>(Value(loan.creditor)),
+              .loan = loan.id,
+              .epoch = loan.epoch,
+              .first_slot = part.blocks[0].slot,
+              .blocks = {}};
+  for (const BlockTable::Departure& d : part.blocks) send.blocks.push_back(d.id);
+  return send;
+}
+
+void Engine::Depart(Sequence& s, BlockExport part) {
+  for (const BlockTable::Departure& d : part.blocks) s.table.Leave(d);
+  s.exports.push_back(std::move(part));
+}
+
+void Engine::ExportFullBlocks(Sequence& s, uint32_t count) {
+  for (BlockExport& part : MakeExports(s.table.NextDepartures(count))) {
+    mover_->Send(MakeSend(s, part));
+    Depart(s, std::move(part));
+  }
+}
+
+void Engine::LoseLoan(const Loan& loan, absl::Time now) {
+  Sequence* s = Find(loan.request);
+  if (s == nullptr || !s->table.HasLoan(loan.id)) return;
+  std::erase_if(s->exports, [&](const BlockExport& part) {
+    const bool went_there = part.blocks[0].loan == loan.id;
+    if (went_there) mover_->ForgetTransfer(part.transfer);
+    return went_there;
+  });
+  const uint32_t lost = s->table.LoseLoan(loan.id);
+  EndFinishedMove(*s);
+  if (lost == 0) return;
+  ++recovery_.loans_lost;
+  recovery_.blocks_lost += lost;
+  // What the first lost token saw may be behind the window by now, and dropped.
+  const int visible = AttentionShape::FirstVisible(static_cast<int>(s->computed()), window_max_);
+  if (static_cast<uint32_t>(visible) < s->table.first_block() * options_.block_tokens) Preempt(*s, now);
 }
 
 absl::Time Engine::NextRetry() const {

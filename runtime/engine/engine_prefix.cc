@@ -12,7 +12,7 @@ namespace lombard {
 
 bool Engine::SomeoneComputesMoreOf(const Sequence& s, uint64_t cached_tokens) const {
   const auto more = [&](const SequencePtr& r) {
-    const bool prefills = r->phase == SequencePhase::kRunning && r->computed + 1 < r->tokens.size();
+    const bool prefills = r->phase == SequencePhase::kRunning && r->computed() + 1 < r->tokens.size();
     if (!r->shares || !prefills || r->blocked_since.has_value() ||
         r->request.cache_salt != s.request.cache_salt) {
       return false;
@@ -29,7 +29,7 @@ bool Engine::SomeoneComputesMoreOf(const Sequence& s, uint64_t cached_tokens) co
 
 bool Engine::TryAdmitOverPrefix(Sequence& s, const PrefixMatch& match, uint32_t blocks, absl::Time now) {
   // The last token is computed in any case: its logits are wanted.
-  uint64_t cached = std::min<uint64_t>(match.tokens, s.tokens.size() - 1);
+  const uint64_t cached = std::min<uint64_t>(match.tokens, s.tokens.size() - 1);
   const auto shared = static_cast<uint32_t>(cached / options_.block_tokens);
   const PrefixReader reader = prefixes_->Pin(match, cached, now);  // what is read cannot be evicted any more
   const uint32_t need = blocks - shared;
@@ -45,13 +45,12 @@ bool Engine::TryAdmitOverPrefix(Sequence& s, const PrefixMatch& match, uint32_t 
     // Copy on write of a partly equal block, unless it has just been evicted.
     const BlockId source = match.CopySource(shared);
     if (prefixes_->Has(source)) {
-      s.table.Extend(cached);
+      const auto copied = static_cast<uint32_t>(cached % options_.block_tokens);
+      s.table.Open(copied);
       mover_->Copy(source, s.table.LocalBlock(shared));
-    } else {
-      cached = uint64_t{shared} * options_.block_tokens;
+      s.table.Store(copied);
     }
   }
-  s.computed = static_cast<uint32_t>(cached);
   s.reader = reader;
   s.shares = true;
   s.phase = SequencePhase::kRunning;
@@ -98,7 +97,7 @@ void Engine::ShareSpans(AttentionPlan* plan) const {
 
 void Engine::ShareFullBlocks(Sequence& s, absl::Time now) {
   if (!s.shares) return;
-  const uint32_t have = prefixes_->BlocksRead(*s.reader), full = s.computed / options_.block_tokens;
+  const uint32_t have = prefixes_->BlocksRead(*s.reader), full = s.computed() / options_.block_tokens;
   if (full <= have) return;
   std::vector<BlockId> blocks;
   for (uint32_t block = have; block < full; ++block) blocks.push_back(s.table.LocalBlock(block));
@@ -106,7 +105,7 @@ void Engine::ShareFullBlocks(Sequence& s, absl::Time now) {
                                                             blocks.size() * options_.block_tokens);
   for (const PrefixTree::Duplicate& twin : prefixes_->Extend(*s.reader, tokens, blocks, now)) {
     pool_->Retain(twin.cached);
-    s.table.ReplaceLocal(twin.block, twin.cached);
+    s.table.ReplaceFull(twin.block, twin.cached);
     pool_->Release(twin.given);
   }
 }

@@ -11,11 +11,11 @@ class KvMover {
  public:
   virtual ~KvMover() = default;
 
-  // Starts to send all layers; the blocks may be written again when this returns. A failure is also noted in
-  // the transfer.
-  virtual absl::Status Send(const KvSend& send) = 0;
+  // Starts to send all layers; the blocks may be written again when this returns. A failure shows in the
+  // transfer.
+  virtual void Send(const KvSend& send) = 0;
   // Of an unknown number: nothing sent, done.
-  virtual KvTransfer transfer(uint64_t id) const = 0;
+  virtual KvTransfer transfer(uint64_t id) = 0;
   virtual void ForgetTransfer(uint64_t id) = 0;
 
   virtual void Copy(BlockId from, BlockId to) = 0;  // all layers, within this worker

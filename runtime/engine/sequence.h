@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <optional>
 #include <string>
 #include <vector>
@@ -38,10 +37,10 @@ struct SequenceOutput {
   absl::Status error;         // not OK: finished without (further) result
 };
 
-// Full blocks on their way to the slots of loans, oldest first. They flip when every part is stored.
+// Full blocks on their way to consecutive slots of a loan. They flip when all are stored.
 struct BlockExport {
   uint64_t transfer = 0;
-  uint32_t blocks = 0;
+  std::vector<BlockTable::Departure> blocks;
 };
 
 // A planner's move under way: old blocks go to a loan so that this instance's pool gets them back.
@@ -67,20 +66,14 @@ struct Sequence {
 
   SequenceRequest request;
   std::vector<int32_t> tokens;  // prompt and output
-  uint32_t computed = 0;        // tokens whose KV is stored; < tokens.size() until finished
-  BlockTable table;
+  BlockTable table;             // stores fewer than tokens.size() until finished
   StopChecker stop;
 
   std::optional<PrefixReader> reader;  // while it reads blocks of the prefix cache or may give it some
   bool shares = false;                 // gives its full blocks to the cache; needs a reader
 
   SequencePhase phase = SequencePhase::kWaiting;
-  std::deque<BlockExport> exports;
-  uint32_t exported_blocks() const {
-    uint32_t blocks = 0;
-    for (const BlockExport& e : exports) blocks += e.blocks;
-    return blocks;
-  }
+  std::vector<BlockExport> exports;
 
   std::optional<BlockMove> move;
   std::optional<uint64_t> ticket;  // of a borrowing under way (admission or growth)
@@ -88,9 +81,11 @@ struct Sequence {
   std::optional<absl::Time> blocked_since;  // first refusal of the memory it needs now
   uint32_t blocked_need = 0;                // blocks
   uint32_t preemptions = 0;
+  uint32_t reached = 0;  // tokens computed; those below are computed again because a loan was lost
   bool finished = false;
 
   const RequestId& id() const { return request.id; }
+  uint32_t computed() const { return table.computed(); }
   uint32_t prompt_size() const { return static_cast<uint32_t>(request.prompt.size()); }
   uint32_t output_size() const { return static_cast<uint32_t>(tokens.size() - request.prompt.size()); }
   uint32_t tokens_max() const { return prompt_size() + request.sampling.max_tokens; }

@@ -1,6 +1,6 @@
 // A step as a value: what the engine decided, and what came of it.
 //
-//   ASSIGN_OR_RETURN(const StepWork* work, engine.Begin(now));
+//   const StepWork* work = engine.Begin(now);
 //   if (work != nullptr) engine.Finish(machine.Run(*work), now);
 //
 // Whoever runs it writes no KV but that of plan.new_kv and the loan slots that `sends` name.
@@ -28,7 +28,7 @@ struct StepWork {
   AttentionPlan plan;
   std::vector<RequestId> requests;  // of plan.sequences
   // Blocks that are full once this step's KV is stored. They may leave layer by layer, or later, but their
-  // bytes are taken before Finish.
+  // bytes are taken before Finish. A failure shows in the transfer and does not fail the step.
   std::vector<KvSend> sends;
 };
 

@@ -275,16 +275,15 @@ void Worker::StepLoop() {
     rmanager_->Tick(now);
     for (const RManager::Event& event : rmanager_->TakeEvents()) engine_->HandleEvent(event, now);
     SendOutgoing(rmanager_->TakeOutgoing());
-    absl::StatusOr<StepReport> step = Step(now);
-    if (!step.ok()) {
-      Fail(Annotate(step.status(), absl::StrCat("step of rank ", transport_->rank())));
-      return;
-    }
-    if (step->rows > 0) {
+    const StepReport step = Step(now);
+    for (const RemoteFailure& failure : client_->TakeFailures())
+      Fail(Annotate(failure.status, absl::StrCat("step of rank ", transport_->rank())));
+    if (leaving_.load()) return;
+    if (step.rows > 0) {
       report_.set_steps(report_.steps() + 1);
-      report_.set_remote_steps(report_.remote_steps() + (step->remote ? 1 : 0));
-      report_.set_keys_read(report_.keys_read() + step->keys_read);
-      report_.set_busy_seconds(report_.busy_seconds() + step->seconds);
+      report_.set_remote_steps(report_.remote_steps() + (step.remote ? 1 : 0));
+      report_.set_keys_read(report_.keys_read() + step.keys_read);
+      report_.set_busy_seconds(report_.busy_seconds() + step.seconds);
     }
     SendOutgoing(rmanager_->TakeOutgoing());
     SendTokens();
@@ -292,20 +291,16 @@ void Worker::StepLoop() {
     if (draining_ && !reported_.load() && engine_->idle() && rmanager_->borrowed().empty() &&
         rmanager_->counters().lent == 0)
       SendReport();
-    wait = step->rows > 0 ? absl::ZeroDuration()
-                          : std::clamp(std::min(rmanager_->NextDeadline(), engine_->NextRetry()) - now,
-                                       absl::Milliseconds(1), kIdleWaitMax);
+    wait = step.rows > 0 ? absl::ZeroDuration()
+                         : std::clamp(std::min(rmanager_->NextDeadline(), engine_->NextRetry()) - now,
+                                      absl::Milliseconds(1), kIdleWaitMax);
   }
 }
 
-absl::StatusOr<StepReport> Worker::Step(absl::Time now) {
-  ASSIGN_OR_RETURN(const StepWork* work, engine_->Begin(now));
-  if (work == nullptr) return StepReport{};
-  absl::StatusOr<StepResult> result = machine_->Run(*work);
-  const absl::Status status = result.status();
-  const StepReport report = engine_->Finish(std::move(result), now);
-  RETURN_IF_ERROR(status);
-  return report;
+StepReport Worker::Step(absl::Time now) {
+  const StepWork* work = engine_->Begin(now);
+  if (work == nullptr) return {};
+  return engine_->Finish(machine_->Run(*work), now);
 }
 
 void Worker::SendTokens() {

@@ -99,7 +99,7 @@ class Worker final : public TransportHandler {
   void SetLeaving();
   void ProgressLoop();
   void StepLoop();
-  absl::StatusOr<StepReport> Step(absl::Time now);
+  StepReport Step(absl::Time now);
   void ManagerLoop();
   void SendOutgoing(std::vector<Outgoing> outgoing);
   void SendTokens();

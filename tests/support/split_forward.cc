@@ -130,15 +130,16 @@ absl::StatusOr<std::vector<float>> SplitForward(const Model& model, const std::v
 
     while (status.ok() && options.creditors > 0 && end / block_tokens - lent > options.local_blocks) {
       const int loan = lent / options.blocks_per_loan;
-      for (int layer = 0; layer < c.layers && status.ok(); ++layer) {
-        status = client.SendKv({.transfer = static_cast<uint64_t>(lent),
-                                .creditor = 1 + loan % options.creditors,
-                                .loan = LoanId(loan),
-                                .first_slot = static_cast<uint32_t>(lent % options.blocks_per_loan),
-                                .blocks = {BlockId(lent)}},
-                               layer);
+      for (int layer = 0; layer < c.layers; ++layer) {
+        client.SendKv({.transfer = static_cast<uint64_t>(lent),
+                       .creditor = 1 + loan % options.creditors,
+                       .loan = LoanId(loan),
+                       .first_slot = static_cast<uint32_t>(lent % options.blocks_per_loan),
+                       .blocks = {BlockId(lent)}},
+                      layer);
       }
-      while (status.ok() && !client.transfer(static_cast<uint64_t>(lent)).done()) std::this_thread::yield();
+      while (!client.transfer(static_cast<uint64_t>(lent)).done()) std::this_thread::yield();
+      status = client.transfer(static_cast<uint64_t>(lent)).status;
       stores[0]->Poison(BlockId(lent));
       ++lent;
     }
