@@ -107,7 +107,7 @@ void BlockTable::Open(uint32_t tokens) {
   for (uint32_t block = computed_ / block_tokens_; block < end; ++block) {
     if (block == end_block()) {
       places_.emplace_back();
-      ++missing_;
+      ++missing_, ++appended_;
     }
     BlockPlace& at = At(block);
     if (at.state == State::kOpen) continue;
@@ -120,6 +120,7 @@ void BlockTable::Open(uint32_t tokens) {
 }
 
 void BlockTable::Store(uint32_t tokens) {
+  appended_ = 0;
   while (tokens > 0) {
     BlockPlace& at = At(computed_ / block_tokens_);
     CHECK(at.state == State::kOpen && at.stored == computed_ % block_tokens_);
@@ -128,6 +129,18 @@ void BlockTable::Store(uint32_t tokens) {
     if (at.stored == block_tokens_) Become(at, State::kFull);
   }
   LeapOverStored();
+}
+
+void BlockTable::Abandon() {
+  for (BlockPlace& at : places_) {
+    if (at.state != State::kOpen || at.stored > 0) continue;
+    spare_.push_back(at.block);
+    Become(at, State::kMissing);
+  }
+  for (; appended_ > 0; --appended_) {
+    places_.pop_back();
+    --missing_;
+  }
 }
 
 void BlockTable::LeapOverStored() {

@@ -90,10 +90,11 @@ class BlockTable {
   uint32_t gap_end() const;
   // Tokens from computed() on, gap_end() at most, that can be stored without another block.
   uint32_t Room() const;
-  // Gives the next `tokens` tokens their blocks, from the spare ones. REQUIRES: tokens <= Room().
+  // Gives the next `tokens` tokens their blocks, from the spare ones. REQUIRES: tokens <= Room(). Then Store
+  // or Abandon follows, before anything else that changes the table.
   void Open(uint32_t tokens);
-  // They are stored. REQUIRES: opened.
-  void Store(uint32_t tokens);
+  void Store(uint32_t tokens);  // they are stored
+  void Abandon();               // they are not; what was opened is spare again
 
   // The first blocks of the sequence, full, read by others too. REQUIRES: an empty table.
   void AddShared(const std::vector<BlockId>& ids);
@@ -142,6 +143,7 @@ class BlockTable {
 
   uint32_t block_tokens_;
   uint32_t first_block_ = 0, computed_ = 0;
+  uint32_t appended_ = 0;          // by Open
   std::deque<BlockPlace> places_;  // [i] is block first_block_ + i
   std::vector<TableLoan> loans_;   // in the order they came
   std::vector<BlockId> spare_;

@@ -134,6 +134,7 @@ StepReport Engine::Finish(absl::StatusOr<StepResult> result, absl::Time now) {
   } else {
     ++recovery_.abandoned_steps;
     for (const KvSend& send : work_.sends) mover_->ForgetTransfer(send.transfer);
+    for (const Row& row : rows_) row.sequence->table.Abandon();
   }
   rows_.clear();
   return report;

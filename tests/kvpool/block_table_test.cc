@@ -57,7 +57,10 @@ TEST(BlockTable, WhatWasOpenedAndNotStoredLeavesNoTrace) {
   table.Open(6);
   EXPECT_EQ(table.computed(), 0u);
   EXPECT_EQ(table.Room(), 8u);
-  EXPECT_EQ(table.full_blocks(), 0u);
+  table.Abandon();
+  EXPECT_EQ(table.end_block(), 0u);
+  EXPECT_EQ(table.spare_blocks(), 2u);
+  EXPECT_EQ(table.missing_blocks(), 0u);
   Compute(table, 6);
   EXPECT_EQ(table.computed(), 6u);
   EXPECT_THAT(States(table), ElementsAre(State::kFull, State::kOpen));
@@ -237,7 +240,11 @@ class Model {
         if (!table.loans().empty() && random_() % 3 == 0) Lose(table);
         break;
       case 7: {
-        table.Open(random_() % (table.Room() + 1) % 7);  // of a step that is abandoned
+        const uint32_t spare = table.spare_blocks(), missing = table.missing_blocks();
+        table.Open(random_() % (table.Room() + 1) % 7);
+        table.Abandon();
+        ASSERT_EQ(table.spare_blocks(), spare);
+        ASSERT_EQ(table.missing_blocks(), missing);
         break;
       }
     }
