@@ -204,11 +204,11 @@ void RemoteClient::NoteLocked(int creditor, std::optional<LoanId> loan, const ab
   failures_.try_emplace({creditor, loan}, status);
 }
 
-void RemoteClient::FailLocked(OpenTransfer& transfer, const absl::Status& status) {
+void RemoteClient::FailLocked(OpenTransfer& transfer, const absl::Status& status,
+                              std::optional<LoanId> loan) {
   if (!transfer.state.status.ok()) return;
   transfer.state.status = status;
-  NoteLocked(transfer.creditor, NamesALoan(status) ? std::optional<LoanId>(transfer.loan) : std::nullopt,
-             status);
+  NoteLocked(transfer.creditor, loan, status);
 }
 
 void RemoteClient::OnMessage(int from, Message message) {
@@ -224,8 +224,10 @@ void RemoteClient::OnMessage(int from, Message message) {
     }
     ++it->second.state.stored;
     if (header.code != 0) {
-      FailLocked(it->second, absl::Status(static_cast<absl::StatusCode>(header.code),
-                                          absl::StrCat("rank ", from, ": ", text)));
+      const absl::Status refused(static_cast<absl::StatusCode>(header.code),
+                                 absl::StrCat("rank ", from, ": ", text));
+      FailLocked(it->second, refused,
+                 NamesALoan(refused) ? std::optional<LoanId>(it->second.loan) : std::nullopt);
     }
     if (options_.on_transfer) options_.on_transfer();
     return;

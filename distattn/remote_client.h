@@ -99,7 +99,8 @@ class RemoteClient {
   };
   absl::Status UnpackLocked(const Message& message, const Part& part) const;
   void NoteLocked(int creditor, std::optional<LoanId> loan, const absl::Status& status);
-  void FailLocked(OpenTransfer& transfer, const absl::Status& status);
+  // Notes it for the creditor, or for the one `loan`.
+  void FailLocked(OpenTransfer& transfer, const absl::Status& status, std::optional<LoanId> loan = {});
 
   const Options options_;
   const int q_heads_;

@@ -34,8 +34,11 @@ TEST(Wire, HeadersSurviveTheRoundTrip) {
 
   StateHeader state;
   std::string text;
-  ASSERT_TRUE(DecodeState(EncodeState({.exchange = 3, .part = 2, .code = 5}, "why"), &state, &text).ok());
+  ASSERT_TRUE(
+      DecodeState(EncodeState({.exchange = 3, .part = 2, .code = 5, .refused_item = 7}, "why"), &state, &text)
+          .ok());
   EXPECT_EQ(state.code, 5u);
+  EXPECT_EQ(state.refused_item, 7u);
   EXPECT_EQ(text, "why");
 
   KvHeader kv;
