@@ -143,35 +143,56 @@ absl::Status RemoteClient::Wait() {
   return status;
 }
 
+bool RemoteClient::OpenLocked(const KvSlots& slots) {
+  OpenTransfer& transfer = transfers_[slots.transfer];
+  transfer.creditor = slots.creditor, transfer.loan = slots.loan;
+  transfer.deadline = std::chrono::steady_clock::now() + absl::ToChronoMilliseconds(options_.reply_deadline);
+  if (const auto it = down_.find(slots.creditor); it != down_.end()) FailLocked(transfer, it->second);
+  if (!transfer.state.status.ok()) return false;
+  ++transfer.state.sent;
+  return true;
+}
+
 void RemoteClient::SendKv(const KvSend& send, int layer) {
   const size_t block_bytes = static_cast<size_t>(storage_->layout().block_bytes());
   {
     std::lock_guard lock(mutex_);
-    OpenTransfer& transfer = transfers_[send.transfer];
-    transfer.creditor = send.creditor, transfer.loan = send.loan;
-    transfer.deadline =
-        std::chrono::steady_clock::now() + absl::ToChronoMilliseconds(options_.reply_deadline);
-    if (const auto it = down_.find(send.creditor); it != down_.end()) FailLocked(transfer, it->second);
-    if (!transfer.state.status.ok()) return;
-    ++transfer.state.sent;
+    if (!OpenLocked(send)) return;
   }
-  Message message{.channel = Channel::kKv};
-  message.header = EncodeKvWrite({.incarnation = Value(options_.incarnation),
-                                  .transfer = send.transfer,
-                                  .loan = Value(send.loan),
-                                  .epoch = send.epoch,
-                                  .layer = static_cast<uint32_t>(layer),
-                                  .first_slot = send.first_slot,
-                                  .slot_count = static_cast<uint32_t>(send.blocks.size())});
+  Message message{.channel = Channel::kKv, .header = EncodeKv(WireKind::kKvWrite, HeaderOf(send, layer))};
   message.payload.reserve(2 * block_bytes * send.blocks.size());
   for (BlockId block : send.blocks) {
     message.payload.append(reinterpret_cast<const char*>(storage_->k(layer, block)), block_bytes);
     message.payload.append(reinterpret_cast<const char*>(storage_->v(layer, block)), block_bytes);
   }
-  const absl::Status sent = transport_->Send(send.creditor, std::move(message));
+  SendPart(send, std::move(message));
+}
+
+void RemoteClient::FetchKv(const KvFetch& fetch, int layer) {
+  {
+    std::lock_guard lock(mutex_);
+    if (!OpenLocked(fetch)) return;
+    std::vector<KvFetch>& fetches = transfers_[fetch.transfer].fetches;
+    if (layer == 0) fetches.push_back(fetch);
+  }
+  SendPart(fetch, {.channel = Channel::kKv, .header = EncodeKv(WireKind::kKvRead, HeaderOf(fetch, layer))});
+}
+
+void RemoteClient::SendPart(const KvSlots& slots, Message message) {
+  const absl::Status sent = transport_->Send(slots.creditor, std::move(message));
   if (sent.ok()) return;
   std::lock_guard lock(mutex_);
-  FailLocked(transfers_[send.transfer], Annotate(sent, absl::StrCat("KV for rank ", send.creditor)));
+  FailLocked(transfers_[slots.transfer], Annotate(sent, absl::StrCat("KV of rank ", slots.creditor)));
+}
+
+KvHeader RemoteClient::HeaderOf(const KvSlots& slots, int layer) const {
+  return {.incarnation = Value(options_.incarnation),
+          .transfer = slots.transfer,
+          .loan = Value(slots.loan),
+          .epoch = slots.epoch,
+          .layer = static_cast<uint32_t>(layer),
+          .first_slot = slots.first_slot,
+          .slot_count = static_cast<uint32_t>(slots.blocks.size())};
 }
 
 KvTransfer RemoteClient::transfer(uint64_t id) {
@@ -211,27 +232,55 @@ void RemoteClient::FailLocked(OpenTransfer& transfer, const absl::Status& status
   NoteLocked(transfer.creditor, loan, status);
 }
 
-void RemoteClient::OnMessage(int from, Message message) {
-  std::lock_guard lock(mutex_);
-  if (message.channel == Channel::kKv) {
-    KvAckHeader header;
-    std::string text;
-    const bool valid = DecodeKvAck(message.header, &header, &text).ok();
-    const auto it = valid ? transfers_.find(header.transfer) : transfers_.end();
-    if (it == transfers_.end() || it->second.creditor != from) {
-      ++stale_messages_;
-      return;
-    }
-    ++it->second.state.stored;
-    if (header.code != 0) {
-      const absl::Status refused(static_cast<absl::StatusCode>(header.code),
-                                 absl::StrCat("rank ", from, ": ", text));
-      FailLocked(it->second, refused,
-                 NamesALoan(refused) ? std::optional<LoanId>(it->second.loan) : std::nullopt);
-    }
-    if (options_.on_transfer) options_.on_transfer();
+void RemoteClient::OnKvLocked(int from, const Message& message) {
+  KvAckHeader ack;
+  KvHeader data;
+  std::string text;
+  const bool acked = DecodeKvAck(message.header, &ack, &text).ok();
+  const bool valid = acked || DecodeKv(WireKind::kKvData, message.header, &data).ok();
+  const auto it = transfers_.find(acked ? ack.transfer : data.transfer);
+  if (!valid || it == transfers_.end() || it->second.creditor != from) {
+    ++stale_messages_;
     return;
   }
+  OpenTransfer& transfer = it->second;
+  ++transfer.state.stored;
+  if (!acked) {
+    if (absl::Status stored = StoreLocked(transfer, data, message.payload); !stored.ok())
+      FailLocked(transfer, stored);
+  } else if (ack.code != 0) {
+    const absl::Status refused(static_cast<absl::StatusCode>(ack.code),
+                               absl::StrCat("rank ", from, ": ", text));
+    FailLocked(transfer, refused, NamesALoan(refused) ? std::optional<LoanId>(transfer.loan) : std::nullopt);
+  }
+  if (options_.on_transfer) options_.on_transfer();
+}
+
+absl::Status RemoteClient::StoreLocked(const OpenTransfer& transfer, const KvHeader& header,
+                                       absl::string_view payload) {
+  const size_t block_bytes = static_cast<size_t>(storage_->layout().block_bytes());
+  const auto asked =
+      std::find_if(transfer.fetches.begin(), transfer.fetches.end(), [&](const KvFetch& fetch) {
+        return fetch.first_slot == header.first_slot && fetch.blocks.size() == header.slot_count;
+      });
+  if (asked == transfer.fetches.end() || header.layer >= static_cast<uint32_t>(storage_->layers()) ||
+      payload.size() != asked->blocks.size() * 2 * block_bytes) {
+    return absl::InternalError(absl::StrCat(
+        "rank ", transfer.creditor, " sent KV of slots ", header.first_slot, " + ", header.slot_count,
+        ", layer ", header.layer, ", in ", payload.size(), " bytes, which was not asked for"));
+  }
+  const char* bytes = payload.data();
+  for (BlockId block : asked->blocks) {
+    std::memcpy(storage_->k(static_cast<int>(header.layer), block), bytes, block_bytes);
+    std::memcpy(storage_->v(static_cast<int>(header.layer), block), bytes + block_bytes, block_bytes);
+    bytes += 2 * block_bytes;
+  }
+  return absl::OkStatus();
+}
+
+void RemoteClient::OnMessage(int from, Message message) {
+  std::lock_guard lock(mutex_);
+  if (message.channel == Channel::kKv) return OnKvLocked(from, message);
   StateHeader header;
   std::string text;
   if (!DecodeState(message.header, &header, &text).ok() || header.exchange != exchange_ ||

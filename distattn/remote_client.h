@@ -5,8 +5,8 @@
 //   ... attend the local spans ...
 //   RETURN_IF_ERROR(client.Wait());    // every item's state is filled, or the exchange failed as a whole
 //
-// Threads: Post, Wait, SendKv, transfer, TakeFailures belong to the step thread; OnMessage, OnPeerDown and
-// OnPeerUp to the progress thread. Every wait is bounded by Options::reply_deadline.
+// Threads: Post, Wait, SendKv, FetchKv, transfer, TakeFailures belong to the step thread; OnMessage,
+// OnPeerDown and OnPeerUp to the progress thread. Every wait is bounded by Options::reply_deadline.
 #pragma once
 
 #include <chrono>
@@ -25,6 +25,7 @@
 #include "base/ids.h"
 #include "distattn/attention_state.h"
 #include "distattn/kv_transfer.h"
+#include "distattn/wire.h"
 #include "fabric/transport.h"
 #include "kvpool/kv_storage.h"
 
@@ -70,13 +71,16 @@ class RemoteClient {
   // has stored every part sent under its number. A failure shows there. REQUIRES: all sends of a transfer
   // are of one loan.
   void SendKv(const KvSend& send, int layer);
+  // Asks for `layer`. Its bytes are written to the blocks when they come, by the progress thread, until the
+  // transfer is forgotten.
+  void FetchKv(const KvFetch& fetch, int layer);
   KvTransfer transfer(uint64_t id);
   void ForgetTransfer(uint64_t id);
 
   // Why exchanges and transfers failed since the last call, each creditor and loan once.
   std::vector<RemoteFailure> TakeFailures();
 
-  void OnMessage(int from, Message message);  // Channel::kState, and the acks of Channel::kKv
+  void OnMessage(int from, Message message);  // those that are not ForService (distattn/wire.h)
   void OnPeerDown(int peer, const absl::Status& why);
   void OnPeerUp(int peer);  // a new process in its place
   // Any thread: ends the wait under way, and refuses every later Post, with `why`.
@@ -95,9 +99,15 @@ class RemoteClient {
     KvTransfer state;
     int creditor = 0;
     LoanId loan{};
+    std::vector<KvFetch> fetches;                    // what may be written here
     std::chrono::steady_clock::time_point deadline;  // of the last part
   };
   absl::Status UnpackLocked(const Message& message, const Part& part) const;
+  bool OpenLocked(const KvSlots& slots);  // false: it has failed already
+  KvHeader HeaderOf(const KvSlots& slots, int layer) const;
+  void SendPart(const KvSlots& slots, Message message);
+  void OnKvLocked(int from, const Message& message);
+  absl::Status StoreLocked(const OpenTransfer& transfer, const KvHeader& header, absl::string_view payload);
   void NoteLocked(int creditor, std::optional<LoanId> loan, const absl::Status& status);
   // Notes it for the creditor, or for the one `loan`.
   void FailLocked(OpenTransfer& transfer, const absl::Status& status, std::optional<LoanId> loan = {});

@@ -69,18 +69,7 @@ void RemoteService::Serve() {
     }
     Message answer;
     if (message.channel == Channel::kKv) {
-      KvHeader header;
-      absl::Status stored = DecodeKvWrite(message.header, &header);
-      if (stored.ok()) stored = Store(from, message);
-      answer.channel = Channel::kKv;
-      answer.header = EncodeKvAck({.incarnation = Value(options_.incarnation),
-                                   .transfer = header.transfer,
-                                   .code = static_cast<uint32_t>(stored.code())},
-                                  stored.message());
-      if (!stored.ok()) {
-        std::lock_guard lock(mutex_);
-        ++counters_.refused;
-      }
+      answer = MoveKv(from, message);
     } else {
       uint32_t refused_item = 0;
       absl::StatusOr<Message> state = Attend(from, message, &refused_item);
@@ -203,27 +192,69 @@ absl::StatusOr<Message> RemoteService::Attend(int from, const Message& query, ui
   return answer;
 }
 
-absl::Status RemoteService::Store(int from, const Message& write) {
+Message RemoteService::MoveKv(int from, const Message& message) {
+  const absl::StatusOr<WireKind> kind = PeekKind(message.header);
+  const bool read = kind.ok() && *kind == WireKind::kKvRead;
   KvHeader header;
-  RETURN_IF_ERROR(DecodeKvWrite(write.header, &header));
-  ASSIGN_OR_RETURN(auto blocks, blocks_of_loan_(from, LoanId{header.loan}, header.epoch));
-  const size_t block_bytes = static_cast<size_t>(storage_->layout().block_bytes());
-  if (header.layer >= static_cast<uint32_t>(storage_->layers()) ||
-      uint64_t{header.first_slot} + header.slot_count > blocks->size() ||
-      write.payload.size() != uint64_t{header.slot_count} * 2 * block_bytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("KV write of ", write.payload.size(), " bytes to slots ", header.first_slot, " + ",
-                     header.slot_count, " of a loan of ", blocks->size(), " blocks, layer ", header.layer));
+  absl::Status status = DecodeKv(read ? WireKind::kKvRead : WireKind::kKvWrite, message.header, &header);
+  Message answer{.channel = Channel::kKv};
+  if (status.ok()) status = read ? Load(from, header, &answer) : Store(from, header, message.payload);
+  if (read && status.ok()) return answer;
+  answer.header = EncodeKvAck({.incarnation = Value(options_.incarnation),
+                               .transfer = header.transfer,
+                               .code = static_cast<uint32_t>(status.code())},
+                              status.message());
+  if (!status.ok()) {
+    std::lock_guard lock(mutex_);
+    ++counters_.refused;
   }
-  const char* from_bytes = write.payload.data();
-  for (uint32_t i = 0; i < header.slot_count; ++i) {
+  return answer;
+}
+
+absl::StatusOr<std::shared_ptr<const std::vector<BlockId>>> RemoteService::BlocksOf(
+    int from, const KvHeader& header) const {
+  ASSIGN_OR_RETURN(auto blocks, blocks_of_loan_(from, LoanId{header.loan}, header.epoch));
+  if (header.layer >= static_cast<uint32_t>(storage_->layers()) ||
+      uint64_t{header.first_slot} + header.slot_count > blocks->size()) {
+    return absl::InvalidArgumentError(absl::StrCat("KV of slots ", header.first_slot, " + ",
+                                                   header.slot_count, " of a loan of ", blocks->size(),
+                                                   " blocks, layer ", header.layer));
+  }
+  return blocks;
+}
+
+absl::Status RemoteService::Store(int from, const KvHeader& header, absl::string_view payload) {
+  ASSIGN_OR_RETURN(const auto blocks, BlocksOf(from, header));
+  const size_t block_bytes = static_cast<size_t>(storage_->layout().block_bytes());
+  if (payload.size() != uint64_t{header.slot_count} * 2 * block_bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("KV of ", header.slot_count, " slots in ", payload.size(), " bytes"));
+  }
+  const char* bytes = payload.data();
+  for (uint32_t i = 0; i < header.slot_count; ++i, bytes += 2 * block_bytes) {
     const BlockId block = (*blocks)[header.first_slot + i];
-    std::memcpy(storage_->k(header.layer, block), from_bytes, block_bytes);
-    std::memcpy(storage_->v(header.layer, block), from_bytes + block_bytes, block_bytes);
-    from_bytes += 2 * block_bytes;
+    std::memcpy(storage_->k(header.layer, block), bytes, block_bytes);
+    std::memcpy(storage_->v(header.layer, block), bytes + block_bytes, block_bytes);
   }
   std::lock_guard lock(mutex_);
   counters_.blocks_written += header.slot_count;
+  return absl::OkStatus();
+}
+
+absl::Status RemoteService::Load(int from, const KvHeader& header, Message* data) {
+  ASSIGN_OR_RETURN(const auto blocks, BlocksOf(from, header));
+  const size_t block_bytes = static_cast<size_t>(storage_->layout().block_bytes());
+  KvHeader answer = header;
+  answer.incarnation = Value(options_.incarnation);
+  data->header = EncodeKv(WireKind::kKvData, answer);
+  data->payload.reserve(2 * block_bytes * header.slot_count);
+  for (uint32_t i = 0; i < header.slot_count; ++i) {
+    const BlockId block = (*blocks)[header.first_slot + i];
+    data->payload.append(reinterpret_cast<const char*>(storage_->k(header.layer, block)), block_bytes);
+    data->payload.append(reinterpret_cast<const char*>(storage_->v(header.layer, block)), block_bytes);
+  }
+  std::lock_guard lock(mutex_);
+  counters_.blocks_read += header.slot_count;
   return absl::OkStatus();
 }
 

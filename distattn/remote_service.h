@@ -1,5 +1,5 @@
-// The creditor's half of remote attention: answers other ranks' queries from the blocks it has lent, and
-// stores KV written into them.
+// The creditor's half of remote attention: answers other ranks' queries from the blocks it has lent, stores
+// KV written into them, and gives it back.
 //
 // The progress thread hands messages to Enqueue; the service thread runs Serve. It works on immutable
 // snapshots of the ledger, so it never waits for this worker's own step, and two workers may serve each other
@@ -19,6 +19,7 @@
 #include "absl/status/statusor.h"
 #include "base/ids.h"
 #include "distattn/plan.h"
+#include "distattn/wire.h"
 #include "fabric/transport.h"
 #include "kernels/cpu_context.h"
 #include "kvpool/kv_storage.h"
@@ -41,7 +42,7 @@ class RemoteService {
   RemoteService(const Options& options, const KvStorage* storage, Transport* transport,
                 BlocksOfLoan blocks_of_loan);
 
-  void Enqueue(int from, Message message);  // Channel::kQuery, and the writes of Channel::kKv
+  void Enqueue(int from, Message message);  // those that are ForService (distattn/wire.h)
   void Serve();                             // until Stop
   void Stop();
 
@@ -49,14 +50,18 @@ class RemoteService {
     uint64_t steps = 0;    // distinct (debtor, step) pairs for which something was attended
     uint64_t queries = 0;  // query rows attended, over all layers
     uint64_t refused = 0;
-    uint64_t blocks_written = 0;  // times layers
+    uint64_t blocks_written = 0, blocks_read = 0;  // times layers
   };
   Counters counters() const;
 
  private:
   // The answer to a query; the error says why it is refused, `refused_item` for whose loan.
   absl::StatusOr<Message> Attend(int from, const Message& query, uint32_t* refused_item);
-  absl::Status Store(int from, const Message& write);
+  Message MoveKv(int from, const Message& message);  // to a KvWrite or KvRead
+  absl::Status Store(int from, const KvHeader& header, absl::string_view payload);
+  absl::Status Load(int from, const KvHeader& header, Message* data);
+  absl::StatusOr<std::shared_ptr<const std::vector<BlockId>>> BlocksOf(int from,
+                                                                       const KvHeader& header) const;
 
   const Options options_;
   const KvStorage* const storage_;

@@ -107,13 +107,13 @@ std::string EncodeQuery(const QueryHeader& header, const std::vector<QueryItem>&
 std::string EncodeState(const StateHeader& header, absl::string_view text) {
   return Encode(WireKind::kState, header, text);
 }
-std::string EncodeKvWrite(const KvHeader& header) { return Encode(WireKind::kKvWrite, header); }
+std::string EncodeKv(WireKind kind, const KvHeader& header) { return Encode(kind, header); }
 std::string EncodeKvAck(const KvAckHeader& header, absl::string_view text) {
   return Encode(WireKind::kKvAck, header, text);
 }
 
 absl::StatusOr<WireKind> PeekKind(absl::string_view bytes) {
-  if (bytes.empty() || bytes[0] < 1 || bytes[0] > 4)
+  if (bytes.empty() || bytes[0] < 1 || bytes[0] > 6)
     return absl::InvalidArgumentError("unknown kind of data message");
   return static_cast<WireKind>(bytes[0]);
 }
@@ -139,11 +139,11 @@ absl::Status DecodeState(absl::string_view bytes, StateHeader* header, std::stri
   return reader.Done("state");
 }
 
-absl::Status DecodeKvWrite(absl::string_view bytes, KvHeader* header) {
+absl::Status DecodeKv(WireKind kind, absl::string_view bytes, KvHeader* header) {
   Reader reader(bytes);
-  reader.Kind(WireKind::kKvWrite);
+  reader.Kind(kind);
   GetFields(reader, header);
-  return reader.Done("KV write");
+  return reader.Done("KV");
 }
 
 absl::Status DecodeKvAck(absl::string_view bytes, KvAckHeader* header, std::string* text) {

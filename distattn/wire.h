@@ -12,7 +12,12 @@
 //     A refusal (code != 0) has no payload; header is followed by a text.
 //   KvWrite (Channel::kKv), debtor -> creditor: one layer of consecutive slots of a loan.
 //     header:  KvHeader;  payload: per slot the K block, then the V block
-//   KvAck (Channel::kKv), creditor -> debtor: the bytes of one KvWrite are stored (code 0) or refused.
+//   KvRead (Channel::kKv), debtor -> creditor: asks for one layer of consecutive slots of a loan.
+//     header:  KvHeader;  no payload
+//   KvData (Channel::kKv), creditor -> debtor: the answer to a KvRead.
+//     header:  KvHeader, as asked;  payload: per slot the K block, then the V block
+//   KvAck (Channel::kKv), creditor -> debtor: the bytes of one KvWrite are stored (code 0), or a KvWrite or
+//   KvRead is refused.
 //     header:  KvAckHeader, then a text when refused; no payload
 //
 // Every message carries the sender's incarnation, every loan its epoch; what is stale is refused, never
@@ -29,7 +34,11 @@
 
 namespace lombard {
 
-enum class WireKind : uint8_t { kQuery = 1, kState = 2, kKvWrite = 3, kKvAck = 4 };
+enum class WireKind : uint8_t { kQuery = 1, kState = 2, kKvWrite = 3, kKvAck = 4, kKvRead = 5, kKvData = 6 };
+// Meant for the creditor's half (RemoteService); all others are answers, for RemoteClient.
+constexpr bool ForService(WireKind kind) {
+  return kind == WireKind::kQuery || kind == WireKind::kKvWrite || kind == WireKind::kKvRead;
+}
 
 struct QueryHeader {
   uint64_t incarnation = 0;
@@ -79,14 +88,14 @@ struct KvAckHeader {
 
 std::string EncodeQuery(const QueryHeader& header, const std::vector<QueryItem>& items);
 std::string EncodeState(const StateHeader& header, absl::string_view text);
-std::string EncodeKvWrite(const KvHeader& header);
+std::string EncodeKv(WireKind kind, const KvHeader& header);  // kKvWrite, kKvRead or kKvData
 std::string EncodeKvAck(const KvAckHeader& header, absl::string_view text);
 
 // What a peer sent is input: kInvalidArgument when it is short, long, or of another kind.
 absl::StatusOr<WireKind> PeekKind(absl::string_view bytes);
 absl::Status DecodeQuery(absl::string_view bytes, QueryHeader* header, std::vector<QueryItem>* items);
 absl::Status DecodeState(absl::string_view bytes, StateHeader* header, std::string* text);
-absl::Status DecodeKvWrite(absl::string_view bytes, KvHeader* header);
+absl::Status DecodeKv(WireKind kind, absl::string_view bytes, KvHeader* header);
 absl::Status DecodeKvAck(absl::string_view bytes, KvAckHeader* header, std::string* text);
 
 }  // namespace lombard

@@ -47,9 +47,11 @@ uint32_t* BlockTable::CountOf(State state) {
     case State::kLeaving:
       return &leaving_;
     case State::kLent:
+      return &lent_;
+    case State::kReturning:
       break;
   }
-  return &lent_;
+  return &returning_;
 }
 
 void BlockTable::Become(BlockPlace& place, State state) {
@@ -67,7 +69,7 @@ uint32_t BlockTable::free_lent_slots() const {
 std::vector<BlockId> BlockTable::AllLocal() const {
   std::vector<BlockId> ids;
   for (const BlockPlace& place : places_) {
-    if (place.local()) ids.push_back(place.block);
+    if (place.local() || place.state == State::kReturning) ids.push_back(place.block);
   }
   ids.insert(ids.end(), spare_.begin(), spare_.end());
   return ids;
@@ -173,8 +175,8 @@ void BlockTable::AddLoan(LoanId loan, uint64_t epoch, InstanceId creditor, uint3
   loans_.push_back({.id = loan, .epoch = epoch, .creditor = creditor, .slots = slots});
 }
 
-std::vector<BlockTable::Departure> BlockTable::NextDepartures(uint32_t count, uint32_t new_tokens) const {
-  std::vector<Departure> departures;
+std::vector<BlockTable::Transit> BlockTable::NextDepartures(uint32_t count, uint32_t new_tokens) const {
+  std::vector<Transit> departures;
   const uint32_t opened = computed_ / block_tokens_, filled = (computed_ + new_tokens) / block_tokens_;
   uint32_t block = first_block_;
   for (const TableLoan& loan : loans_) {
@@ -190,7 +192,7 @@ std::vector<BlockTable::Departure> BlockTable::NextDepartures(uint32_t count, ui
   return departures;
 }
 
-void BlockTable::Leave(const Departure& d) {
+void BlockTable::Leave(const Transit& d) {
   BlockPlace& at = At(d.block);
   TableLoan& loan = LoanAt(d.loan);
   CHECK(at.state == State::kFull && at.block == d.id && loan.taken == d.slot && d.slot < loan.slots);
@@ -199,14 +201,14 @@ void BlockTable::Leave(const Departure& d) {
   Become(at, State::kLeaving);
 }
 
-void BlockTable::Stay(const Departure& d) {
+void BlockTable::Stay(const Transit& d) {
   BlockPlace& at = At(d.block);
   CHECK(at.state == State::kLeaving && at.loan == d.loan && at.slot == d.slot);
   --LoanAt(d.loan).leaving;
   Become(at, State::kFull);
 }
 
-void BlockTable::Arrive(const Departure& d) {
+void BlockTable::Arrive(const Transit& d) {
   BlockPlace& at = At(d.block);
   CHECK(at.state == State::kLeaving && at.loan == d.loan && at.slot == d.slot);
   TableLoan& loan = LoanAt(d.loan);
@@ -220,13 +222,47 @@ void BlockTable::CloseLoan(LoanId id) {
   loan.slots = loan.taken;
 }
 
+std::vector<BlockTable::Transit> BlockTable::StartReturns(LoanId id, uint32_t count) {
+  std::vector<Transit> transits;
+  for (uint32_t block = first_block_; block < end_block(); ++block) {
+    if (transits.size() == count || spare_.empty()) break;
+    BlockPlace& at = At(block);
+    if (at.state != State::kLent || at.loan != id) continue;
+    at.block = spare_.back();
+    spare_.pop_back();
+    Become(at, State::kReturning);
+    transits.push_back({.block = block, .id = at.block, .loan = id, .slot = at.slot});
+  }
+  return transits;
+}
+
+void BlockTable::Returned(const Transit& t) {
+  BlockPlace& at = At(t.block);
+  CHECK(at.state == State::kReturning && at.loan == t.loan && at.slot == t.slot);
+  --LoanAt(t.loan).blocks;
+  Become(at, State::kFull);
+}
+
+void BlockTable::StayAway(const Transit& t) {
+  BlockPlace& at = At(t.block);
+  CHECK(at.state == State::kReturning && at.loan == t.loan && at.slot == t.slot);
+  spare_.push_back(at.block);
+  Become(at, State::kLent);
+}
+
+void BlockTable::EndLoan(LoanId id) {
+  CHECK(loan(id).blocks == 0 && loan(id).leaving == 0);
+  std::erase_if(loans_, [id](const TableLoan& loan) { return loan.id == id; });
+}
+
 uint32_t BlockTable::LoseLoan(LoanId id) {
   uint32_t lost = 0;
   for (uint32_t block = first_block_; block < end_block(); ++block) {
     BlockPlace& at = At(block);
     if (at.loan != id) continue;
     if (at.state == State::kLeaving) Become(at, State::kFull);
-    if (at.state != State::kLent) continue;
+    if (!at.lent()) continue;
+    if (at.state == State::kReturning) spare_.push_back(at.block);
     Become(at, State::kMissing);
     computed_ = std::min(computed_, block * block_tokens_);
     ++lost;
@@ -237,8 +273,9 @@ uint32_t BlockTable::LoseLoan(LoanId id) {
 
 std::vector<BlockId> BlockTable::DropBefore(uint32_t block, std::vector<LoanId>* repaid) {
   std::vector<BlockId> freed;
-  while (first_block_ < block && !places_.empty() && places_.front().state != State::kLeaving) {
+  while (first_block_ < block && !places_.empty()) {
     const BlockPlace& at = places_.front();
+    if (at.state == State::kLeaving || at.state == State::kReturning) break;
     if (at.local()) freed.push_back(at.block);
     if (at.state == State::kLent) {
       TableLoan& loan = LoanAt(at.loan);
@@ -271,28 +308,30 @@ std::vector<BlockId> BlockTable::Clear() {
 
 absl::Status BlockTable::CheckInvariants() const {
   std::set<std::pair<LoanId, uint32_t>> slots;
-  uint32_t missing = 0, open = 0, full = 0, leaving = 0, lent = 0;
+  uint32_t missing = 0, open = 0, full = 0, leaving = 0, lent = 0, returning = 0;
   for (uint32_t block = first_block_; block < end_block(); ++block) {
     const BlockPlace& at = place(block);
     missing += at.state == State::kMissing, open += at.state == State::kOpen,
         full += at.state == State::kFull;
     leaving += at.state == State::kLeaving, lent += at.state == State::kLent;
+    returning += at.state == State::kReturning;
     if (block < computed_ / block_tokens_ && (at.state == State::kMissing || at.state == State::kOpen)) {
       return absl::InternalError(
           absl::StrCat("block ", block, " is not full, ", computed_, " tokens stored"));
     }
     if (at.state == State::kOpen && at.stored >= block_tokens_)
       return absl::InternalError(absl::StrCat("open block ", block, " holds ", at.stored, " tokens"));
-    if (at.state != State::kLeaving && at.state != State::kLent) continue;
+    if (at.state != State::kLeaving && !at.lent()) continue;
     if (!slots.insert({at.loan, at.slot}).second || at.slot >= loan(at.loan).taken) {
       return absl::InternalError(
           absl::StrCat("block ", block, " names slot ", at.slot, " of loan ", Value(at.loan)));
     }
   }
-  if (missing != missing_ || open != open_ || full != full_ || leaving != leaving_ || lent != lent_) {
+  if (missing != missing_ || open != open_ || full != full_ || leaving != leaving_ || lent != lent_ ||
+      returning != returning_) {
     return absl::InternalError(absl::StrCat("places ", missing, " ", open, " ", full, " ", leaving, " ", lent,
-                                            ", counted ", missing_, " ", open_, " ", full_, " ", leaving_,
-                                            " ", lent_));
+                                            " ", returning, ", counted ", missing_, " ", open_, " ", full_,
+                                            " ", leaving_, " ", lent_, " ", returning_));
   }
   uint32_t in_loans = 0;
   for (const TableLoan& loan : loans_) {
@@ -300,8 +339,9 @@ absl::Status BlockTable::CheckInvariants() const {
       return absl::InternalError(absl::StrCat("loan ", Value(loan.id), " is overfull"));
     in_loans += loan.blocks + loan.leaving;
   }
-  if (in_loans != lent + leaving)
-    return absl::InternalError(absl::StrCat(lent + leaving, " blocks in slots, ", in_loans, " counted"));
+  if (in_loans != lent + leaving + returning)
+    return absl::InternalError(
+        absl::StrCat(lent + leaving + returning, " blocks in slots, ", in_loans, " counted"));
   return absl::OkStatus();
 }
 

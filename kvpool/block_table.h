@@ -24,19 +24,22 @@ namespace lombard {
 
 struct BlockPlace {
   enum class State : uint8_t {
-    kMissing,  // nowhere: its loan was lost
-    kOpen,     // here, with `stored` tokens, fewer than a block has
-    kFull,     // here
-    kLeaving,  // here, and being copied to a slot
-    kLent,     // in a slot
+    kMissing,    // nowhere: its loan was lost
+    kOpen,       // here, with `stored` tokens, fewer than a block has
+    kFull,       // here
+    kLeaving,    // here, and being copied to a slot
+    kLent,       // in a slot
+    kReturning,  // in a slot, and being copied to a local block
   };
   State state = State::kMissing;
   uint32_t stored = 0;  // kOpen
-  uint32_t slot = 0;    // kLeaving, kLent: of the loan
+  uint32_t slot = 0;    // kLeaving, kLent, kReturning: of the loan
   LoanId loan{};
-  BlockId block{};  // kOpen, kFull, kLeaving
+  BlockId block{};  // all but kMissing, kLent
 
-  bool local() const { return state != State::kMissing && state != State::kLent; }
+  // Where it can be read.
+  bool local() const { return state == State::kOpen || state == State::kFull || state == State::kLeaving; }
+  bool lent() const { return state == State::kLent || state == State::kReturning; }
 };
 
 // A loan of the sequence. Slots are taken in order and never twice.
@@ -46,7 +49,7 @@ struct TableLoan {
   InstanceId creditor{};
   uint32_t slots = 0;    // that may be taken
   uint32_t taken = 0;    // slots below are, or were, in use
-  uint32_t blocks = 0;   // kLent
+  uint32_t blocks = 0;   // kLent, kReturning
   uint32_t leaving = 0;  // kLeaving
   uint32_t free_slots() const { return slots - taken; }
 };
@@ -69,14 +72,14 @@ class BlockTable {
 
   uint32_t full_blocks() const { return full_; }        // here, full, not leaving
   uint32_t leaving_blocks() const { return leaving_; }  // here too
-  uint32_t local_blocks() const { return open_ + full_ + leaving_; }
-  uint32_t lent_blocks() const { return lent_; }
+  uint32_t local_blocks() const { return open_ + full_ + leaving_ + returning_; }
+  uint32_t lent_blocks() const { return lent_ + returning_; }
   uint32_t missing_blocks() const { return missing_; }
   uint32_t spare_blocks() const { return static_cast<uint32_t>(spare_.size()); }
   uint32_t free_lent_slots() const;
   // All it holds, here and at creditors, written or not.
   uint32_t held_blocks() const {
-    return local_blocks() + leaving_ + lent_ + spare_blocks() + free_lent_slots();
+    return local_blocks() + leaving_ + lent_blocks() + spare_blocks() + free_lent_slots();
   }
   // Stored here; without those of open blocks behind computed().
   uint64_t local_tokens() const {
@@ -103,8 +106,8 @@ class BlockTable {
   void AddSpare(const std::vector<BlockId>& ids) { spare_.insert(spare_.end(), ids.begin(), ids.end()); }
   void AddLoan(LoanId loan, uint64_t epoch, InstanceId creditor, uint32_t slots);
 
-  // A full block on its way to a loan.
-  struct Departure {
+  // A block on its way to or from a slot.
+  struct Transit {
     uint32_t block = 0;  // of the sequence
     BlockId id{};
     LoanId loan{};
@@ -112,18 +115,25 @@ class BlockTable {
   };
   // The oldest `count` full blocks and the next free slots; fewer when there are no more of either. With the
   // blocks that will be full when `new_tokens` more tokens are stored.
-  std::vector<Departure> NextDepartures(uint32_t count, uint32_t new_tokens = 0) const;
-  void Leave(const Departure& departure);  // REQUIRES: full by now, in the order of NextDepartures.
-  void Stay(const Departure& departure);   // it did not arrive; the slot is not used again
+  std::vector<Transit> NextDepartures(uint32_t count, uint32_t new_tokens = 0) const;
+  void Leave(const Transit& departure);  // REQUIRES: full by now, in the order of NextDepartures.
+  void Stay(const Transit& departure);   // it did not arrive; the slot is not used again
   // It lies at the creditor now; its local block becomes spare.
-  void Arrive(const Departure& departure);
+  void Arrive(const Transit& departure);
   void CloseLoan(LoanId id);  // takes none of its slots any more
+
+  // The oldest `count` blocks that lie in the loan are on their way to spare blocks; fewer when there are no
+  // more of either. They are read in the loan until Returned.
+  std::vector<Transit> StartReturns(LoanId loan, uint32_t count);
+  void Returned(const Transit& transit);  // it is a full block here now
+  void StayAway(const Transit& transit);  // it did not come; the local block is spare again
+  void EndLoan(LoanId id);                // REQUIRES: nothing in it and nothing leaving for it
   // The loan and all in it are gone; what was leaving for it stays. Returns how many blocks are missing now
   // that were not.
   uint32_t LoseLoan(LoanId id);
 
-  // Drops blocks before `block` (behind every window), up to one that is leaving. Returns the local ids to
-  // release; loans left without use are moved to `repaid`.
+  // Drops blocks before `block` (behind every window), up to one that is leaving or returning. Returns the
+  // local ids to release; loans left without use are moved to `repaid`.
   std::vector<BlockId> DropBefore(uint32_t block, std::vector<LoanId>* repaid);
   void DropSpare(BlockId id);        // gives up one; the caller releases it
   std::vector<BlockId> TakeSpare();  // gives up all spare blocks; the caller releases them
@@ -147,7 +157,8 @@ class BlockTable {
   std::deque<BlockPlace> places_;  // [i] is block first_block_ + i
   std::vector<TableLoan> loans_;   // in the order they came
   std::vector<BlockId> spare_;
-  uint32_t missing_ = 0, open_ = 0, full_ = 0, leaving_ = 0, lent_ = 0;  // places by state
+  // Places by state.
+  uint32_t missing_ = 0, open_ = 0, full_ = 0, leaving_ = 0, lent_ = 0, returning_ = 0;
 };
 
 }  // namespace lombard

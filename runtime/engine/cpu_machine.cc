@@ -52,4 +52,8 @@ void CpuMachine::Send(const KvSend& send) {
   for (int layer = 0; layer < storage_->layers(); ++layer) client_->SendKv(send, layer);
 }
 
+void CpuMachine::Fetch(const KvFetch& fetch) {
+  for (int layer = 0; layer < storage_->layers(); ++layer) client_->FetchKv(fetch, layer);
+}
+
 }  // namespace lombard

@@ -25,6 +25,7 @@ class CpuMachine final : public KvMover {
   absl::StatusOr<StepResult> Run(const StepWork& work);
 
   void Send(const KvSend& send) override;
+  void Fetch(const KvFetch& fetch) override;
   KvTransfer transfer(uint64_t id) override { return client_->transfer(id); }
   void ForgetTransfer(uint64_t id) override { client_->ForgetTransfer(id); }
   void Copy(BlockId from, BlockId to) override { storage_->Copy(from, to); }

@@ -35,7 +35,7 @@ void AppendBlock(const BlockTable& table, uint32_t block, uint32_t end, std::vec
     last->token_count += tokens;
     return;
   }
-  CHECK(place.state == BlockPlace::State::kLent);
+  CHECK(place.lent());
   auto* last = spans->empty() ? nullptr : std::get_if<LentSpan>(&spans->back());
   const bool goes_on = last != nullptr && last->loan == place.loan &&
                        last->first_slot + last->token_count / table.block_tokens() == place.slot;

@@ -146,7 +146,7 @@ class Engine {
   // Fills the rows' exports and the work's sends.
   void PlanExports();
   // One for the blocks of each loan.
-  std::vector<BlockExport> MakeExports(const std::vector<BlockTable::Departure>& departures);
+  std::vector<BlockExport> MakeExports(const std::vector<BlockTable::Transit>& departures);
   static KvSend MakeSend(const Sequence& sequence, const BlockExport& part);
   void Depart(Sequence& sequence, BlockExport part);
   // Ships full blocks that need no step to be complete. REQUIRES: there are some, and free slots.

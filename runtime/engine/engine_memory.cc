@@ -33,11 +33,11 @@ void Engine::FlipStoredBlocks(Sequence& s) {
     if (!transfer.done()) return false;
     mover_->ForgetTransfer(part.transfer);
     if (!transfer.status.ok()) {  // whether the loan is lost is rmanager's to say
-      for (const BlockTable::Departure& d : part.blocks) s.table.Stay(d);
+      for (const BlockTable::Transit& d : part.blocks) s.table.Stay(d);
       s.table.CloseLoan(part.blocks[0].loan);
       return true;
     }
-    for (const BlockTable::Departure& d : part.blocks) {
+    for (const BlockTable::Transit& d : part.blocks) {
       s.table.Arrive(d);
       if (pool_->references(d.id) > 1) {  // others read on
         s.table.DropSpare(d.id);
@@ -287,9 +287,9 @@ void Engine::PlanExports() {
   }
 }
 
-std::vector<BlockExport> Engine::MakeExports(const std::vector<BlockTable::Departure>& departures) {
+std::vector<BlockExport> Engine::MakeExports(const std::vector<BlockTable::Transit>& departures) {
   std::vector<BlockExport> exports;
-  for (const BlockTable::Departure& d : departures) {
+  for (const BlockTable::Transit& d : departures) {
     if (exports.empty() || exports.back().blocks[0].loan != d.loan)
       exports.push_back({.transfer = next_transfer_++, .blocks = {}});
     exports.back().blocks.push_back(d);
@@ -305,12 +305,12 @@ KvSend Engine::MakeSend(const Sequence& s, const BlockExport& part) {
               .epoch = loan.epoch,
               .first_slot = part.blocks[0].slot,
               .blocks = {}};
-  for (const BlockTable::Departure& d : part.blocks) send.blocks.push_back(d.id);
+  for (const BlockTable::Transit& d : part.blocks) send.blocks.push_back(d.id);
   return send;
 }
 
 void Engine::Depart(Sequence& s, BlockExport part) {
-  for (const BlockTable::Departure& d : part.blocks) s.table.Leave(d);
+  for (const BlockTable::Transit& d : part.blocks) s.table.Leave(d);
   s.exports.push_back(std::move(part));
 }
 

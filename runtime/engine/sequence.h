@@ -40,7 +40,7 @@ struct SequenceOutput {
 // Full blocks on their way to consecutive slots of a loan. They flip when all are stored.
 struct BlockExport {
   uint64_t transfer = 0;
-  std::vector<BlockTable::Departure> blocks;
+  std::vector<BlockTable::Transit> blocks;
 };
 
 // A planner's move under way: old blocks go to a loan so that this instance's pool gets them back.

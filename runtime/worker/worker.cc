@@ -203,11 +203,13 @@ void Worker::OnMessage(int from, Message message) {
     case Channel::kState:
       client_->OnMessage(from, std::move(message));
       return;
-    case Channel::kKv:
-      // Writes carry a payload, their acks do not.
-      message.payload.empty() ? client_->OnMessage(from, std::move(message))
-                              : service_->Enqueue(from, std::move(message));
+    case Channel::kKv: {
+      const absl::StatusOr<WireKind> kind = PeekKind(message.header);
+      if (!kind.ok()) return;
+      ForService(*kind) ? service_->Enqueue(from, std::move(message))
+                        : client_->OnMessage(from, std::move(message));
       return;
+    }
     case Channel::kControl: {
       messages::ControlMessage control;
       if (control.ParseFromString(message.payload)) HandleControl(from, std::move(control));

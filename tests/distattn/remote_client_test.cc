@@ -158,5 +158,48 @@ TEST_F(RemoteClientTest, ARefusedOrUnansweredTransferIsDone) {
   EXPECT_EQ(failures[1].loan, LoanId{12});
 }
 
+TEST_F(RemoteClientTest, FetchedKvIsWrittenUntilTheTransferIsForgotten) {
+  const size_t block_bytes = static_cast<size_t>(storage_->layout().block_bytes());
+  const auto fetch = [&](uint64_t transfer) {
+    client_->FetchKv({.transfer = transfer,
+                      .creditor = 1,
+                      .loan = LoanId{10},
+                      .first_slot = 3,
+                      .blocks = {BlockId{2}, BlockId{0}}},
+                     0);
+  };
+  const auto data = [&](uint64_t transfer, char first, size_t bytes, uint32_t slot = 3) {
+    Message message{.channel = Channel::kKv};
+    message.header = EncodeKv(WireKind::kKvData, {.transfer = transfer, .first_slot = slot, .slot_count = 2});
+    for (size_t i = 0; i < bytes; ++i) message.payload.push_back(static_cast<char>(first + i / block_bytes));
+    return message;
+  };
+  fetch(1);
+  KvHeader asked;
+  ASSERT_TRUE(DecodeKv(WireKind::kKvRead, Take(1).header, &asked).ok());
+  EXPECT_EQ(asked.first_slot, 3u);
+  EXPECT_EQ(asked.slot_count, 2u);
+  EXPECT_FALSE(client_->transfer(1).done());
+  client_->OnMessage(1, data(1, 'a', 4 * block_bytes));
+  EXPECT_TRUE(client_->transfer(1).done() && client_->transfer(1).status.ok());
+  EXPECT_EQ(static_cast<char>(*storage_->k(0, BlockId{2})), 'a');
+  EXPECT_EQ(static_cast<char>(*storage_->v(0, BlockId{0})), 'd');
+
+  fetch(2);
+  client_->ForgetTransfer(2);
+  client_->OnMessage(1, data(2, 'p', 4 * block_bytes));
+  EXPECT_EQ(static_cast<char>(*storage_->k(0, BlockId{2})), 'a');
+  EXPECT_EQ(client_->stale_messages(), 1u);
+
+  fetch(3);
+  client_->OnMessage(1, data(3, 'x', 4 * block_bytes - 1));
+  EXPECT_FALSE(client_->transfer(3).status.ok());
+  fetch(4);
+  client_->OnMessage(1, data(4, 'x', 4 * block_bytes, /*slot=*/2));
+  EXPECT_FALSE(client_->transfer(4).status.ok());
+  EXPECT_EQ(static_cast<char>(*storage_->k(0, BlockId{2})), 'a');
+  EXPECT_EQ(client_->TakeFailures().size(), 1u);
+}
+
 }  // namespace
 }  // namespace lombard

@@ -42,11 +42,16 @@ TEST(Wire, HeadersSurviveTheRoundTrip) {
   EXPECT_EQ(text, "why");
 
   KvHeader kv;
-  ASSERT_TRUE(
-      DecodeKvWrite(EncodeKvWrite({.transfer = 1, .loan = 2, .layer = 3, .first_slot = 4, .slot_count = 5}),
-                    &kv)
-          .ok());
+  ASSERT_TRUE(DecodeKv(WireKind::kKvWrite,
+                       EncodeKv(WireKind::kKvWrite,
+                                {.transfer = 1, .loan = 2, .layer = 3, .first_slot = 4, .slot_count = 5}),
+                       &kv)
+                  .ok());
   EXPECT_EQ(kv.slot_count, 5u);
+  const std::string asked = EncodeKv(WireKind::kKvRead, kv);
+  EXPECT_TRUE(DecodeKv(WireKind::kKvRead, asked, &kv).ok());
+  EXPECT_FALSE(DecodeKv(WireKind::kKvData, asked, &kv).ok());
+  EXPECT_TRUE(ForService(*PeekKind(asked)));
 }
 
 TEST(Wire, EveryTruncationAndEveryOtherKindIsRefused) {
@@ -60,7 +65,7 @@ TEST(Wire, EveryTruncationAndEveryOtherKindIsRefused) {
   std::vector<QueryItem> items;
   EXPECT_FALSE(DecodeQuery(query + "x", &header, &items).ok());
   KvHeader kv;
-  EXPECT_FALSE(DecodeKvWrite(query, &kv).ok());
+  EXPECT_FALSE(DecodeKv(WireKind::kKvWrite, query, &kv).ok());
 }
 
 TEST(Wire, RandomBytesNeverDoMoreThanBeRefused) {
@@ -78,7 +83,7 @@ TEST(Wire, RandomBytesNeverDoMoreThanBeRefused) {
     DecodeQuery(bytes, &query, &items).IgnoreError();
     EXPECT_LE(items.size(), 120u) << "seed " << seed;
     DecodeState(bytes, &state, &text).IgnoreError();
-    DecodeKvWrite(bytes, &kv).IgnoreError();
+    DecodeKv(WireKind::kKvWrite, bytes, &kv).IgnoreError();
     DecodeKvAck(bytes, &ack, &text).IgnoreError();
   }
 }

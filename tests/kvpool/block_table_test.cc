@@ -199,13 +199,41 @@ TEST(BlockTable, WhatWasLeavingForALostLoanStays) {
   EXPECT_TRUE(table.CheckInvariants().ok());
 }
 
+TEST(BlockTable, BlocksComeHomeAndAreReadWhereTheyAreWhole) {
+  BlockTable table(4);
+  table.AddSpare(Ids(0, 3));
+  table.AddLoan(LoanId{7}, 1, InstanceId{2}, 3);
+  Compute(table, 12);
+  Lend(table, 3);
+  table.TakeSpare();
+  table.AddSpare(Ids(8, 2));
+  const auto returns = table.StartReturns(LoanId{7}, 9);
+  ASSERT_EQ(returns.size(), 2u);
+  EXPECT_EQ(returns[1].slot, 1u);
+  EXPECT_TRUE(table.place(0).lent());
+  EXPECT_EQ(table.spare_blocks(), 0u);
+  EXPECT_EQ(table.AllLocal().size(), 2u);
+  ASSERT_TRUE(table.CheckInvariants().ok()) << table.CheckInvariants();
+  table.Returned(returns[0]);
+  table.StayAway(returns[1]);
+  EXPECT_THAT(States(table), ElementsAre(State::kFull, State::kLent, State::kLent));
+  EXPECT_EQ(table.loan(LoanId{7}).blocks, 2u);
+  EXPECT_EQ(table.spare_blocks(), 1u);
+  // Lost on the way.
+  EXPECT_EQ(table.StartReturns(LoanId{7}, 1).size(), 1u);
+  EXPECT_EQ(table.LoseLoan(LoanId{7}), 2u);
+  EXPECT_EQ(table.computed(), 4u);
+  EXPECT_EQ(table.spare_blocks(), 1u);
+  ASSERT_TRUE(table.CheckInvariants().ok()) << table.CheckInvariants();
+}
+
 // Beside a plain account of what is stored where, token by token, in random order of every operation.
 class Model {
  public:
   explicit Model(uint32_t seed) : random_(seed) {}
 
   void Act(BlockTable& table) {
-    switch (random_() % 8) {
+    switch (random_() % 10) {
       case 0:
         table.AddSpare(Ids(next_id_++, 1));
         break;
@@ -239,6 +267,26 @@ class Model {
       case 6:
         if (!table.loans().empty() && random_() % 3 == 0) Lose(table);
         break;
+      case 8: {
+        if (table.loans().empty()) break;
+        const LoanId loan = table.loans()[random_() % table.loans().size()].id;
+        for (const auto& t : table.StartReturns(loan, 1 + random_() % 3)) {
+          ASSERT_EQ(places_[t.block], std::make_pair(Value(t.loan), t.slot));
+          returning_.push_back(t);
+        }
+        break;
+      }
+      case 9: {
+        for (const auto& t : std::exchange(returning_, {})) {
+          if (random_() % 4 == 0) {
+            table.StayAway(t);
+          } else {
+            table.Returned(t);
+            places_[t.block] = {0, Value(t.id)};
+          }
+        }
+        break;
+      }
       case 7: {
         const uint32_t spare = table.spare_blocks(), missing = table.missing_blocks();
         table.Open(random_() % (table.Room() + 1) % 7);
@@ -263,8 +311,8 @@ class Model {
     }
     for (const auto& [block, place] : places_) {
       const BlockPlace& at = table.place(block);
-      ASSERT_EQ(place, at.state == State::kLent ? std::make_pair(Value(at.loan), at.slot)
-                                                : std::make_pair(uint64_t{0}, Value(at.block)))
+      ASSERT_EQ(place, at.lent() ? std::make_pair(Value(at.loan), at.slot)
+                                 : std::make_pair(uint64_t{0}, Value(at.block)))
           << "block " << block;
     }
     std::vector<BlockId> ids = table.AllLocal();
@@ -290,7 +338,8 @@ class Model {
 
   void Lose(BlockTable& table) {
     const LoanId id = table.loans()[random_() % table.loans().size()].id;
-    std::erase_if(under_way_, [&](const BlockTable::Departure& d) { return d.loan == id; });
+    std::erase_if(under_way_, [&](const BlockTable::Transit& d) { return d.loan == id; });
+    std::erase_if(returning_, [&](const BlockTable::Transit& d) { return d.loan == id; });
     const uint32_t lost = static_cast<uint32_t>(std::erase_if(places_, [&](const auto& entry) {
       if (entry.second.first != Value(id)) return false;
       for (uint32_t t = entry.first * 4; t < entry.first * 4 + 4; ++t) stored_[t] = false;
@@ -302,7 +351,7 @@ class Model {
   std::mt19937 random_;
   std::map<uint32_t, std::pair<uint64_t, uint32_t>> places_;  // block -> (loan or 0, slot or local id)
   std::vector<bool> stored_;                                  // by token
-  std::vector<BlockTable::Departure> under_way_;
+  std::vector<BlockTable::Transit> under_way_, returning_;
   uint32_t next_id_ = 0, loan_ = 0;
 };
 

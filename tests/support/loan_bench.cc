@@ -32,8 +32,8 @@ class LoanBench::Pump : public TransportHandler {
     thread_.join();
   }
   void OnMessage(int from, Message message) override {
-    const bool answer = message.channel == Channel::kState || message.payload.empty();
-    answer ? client_->OnMessage(from, std::move(message)) : service_->Enqueue(from, std::move(message));
+    ForService(*PeekKind(message.header)) ? service_->Enqueue(from, std::move(message))
+                                          : client_->OnMessage(from, std::move(message));
   }
   void OnPeerDown(int, const absl::Status&) override {}
 
