@@ -25,6 +25,7 @@
 #include "base/ids.h"
 #include "distattn/attention_state.h"
 #include "distattn/kv_transfer.h"
+#include "distattn/remote_failure.h"
 #include "distattn/wire.h"
 #include "fabric/transport.h"
 #include "kvpool/kv_storage.h"
@@ -40,13 +41,6 @@ struct RemoteItem {
   int rows = 0, first_query_position = 0;
   const float* q = nullptr;  // [rows, q_heads, head_dim]; read until Post returns
   AttentionState state;      // rows * q_heads rows; written by Wait
-};
-
-// What a creditor did not do.
-struct RemoteFailure {
-  int creditor = 0;
-  std::optional<LoanId> loan;  // it answers, but holds no such loan of this epoch; not set: gone or silent
-  absl::Status status;
 };
 
 class RemoteClient {

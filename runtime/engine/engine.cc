@@ -107,6 +107,7 @@ std::vector<SequenceOutput> Engine::TakeOutputs() { return std::exchange(outputs
 const StepWork* Engine::Begin(absl::Time now) {
   CHECK(rows_.empty()) << "Begin before Finish";
   FlipStoredBlocks();
+  BringLoansHome(now);
   Admit(now);
   rows_ = Schedule(now);
   ReportLoad();

@@ -85,6 +85,7 @@ struct RecoveryStats {
   uint64_t recomputed_tokens = 0;
   uint64_t preemptions = 0;  // sequences that had to begin again
   uint64_t abandoned_steps = 0;
+  uint64_t blocks_returned = 0;  // fetched home from loans
 };
 
 class Engine {
@@ -97,6 +98,10 @@ class Engine {
   // A request that can never fit is answered at once with an error that names both numbers.
   void Submit(SequenceRequest request, absl::Time now);
   void HandleEvent(const RManager::Event& event, absl::Time now);
+  // What lies in the loan comes home, some of it in every step; then the loan is repaid. Decoding goes on.
+  // Where memory is short, other blocks leave for other creditors. What has not come by `deadline` is given
+  // up and computed again. Nothing happens to an unknown loan.
+  void TakeHome(LoanId loan, absl::Time deadline, absl::Time now);
   // The next step; null: nothing can run. Valid until Finish. Until then nobody calls the engine, its pool or
   // its rmanager.
   const StepWork* Begin(absl::Time now);
@@ -145,13 +150,19 @@ class Engine {
   AttentionPlan BuildPlan() const;
   // Fills the rows' exports and the work's sends.
   void PlanExports();
-  // One for the blocks of each loan.
-  std::vector<BlockExport> MakeExports(const std::vector<BlockTable::Transit>& departures);
-  static KvSend MakeSend(const Sequence& sequence, const BlockExport& part);
+  // One for each run of consecutive slots.
+  std::vector<BlockExport> MakeTransfers(const std::vector<BlockTable::Transit>& transits);
+  static KvSlots SlotsOf(const Sequence& sequence, const BlockExport& part);
   void Depart(Sequence& sequence, BlockExport part);
   // Ships full blocks that need no step to be complete. REQUIRES: there are some, and free slots.
   void ExportFullBlocks(Sequence& sequence, uint32_t count);
   void LoseLoan(const Loan& loan, absl::Time now);
+
+  // engine_return.cc
+  void BringLoansHome(absl::Time now);
+  void FinishImports(Sequence& sequence);
+  void StartImports(Sequence& sequence, LoanReturn& back, absl::Time now);
+  uint32_t SpareForReturns(Sequence& sequence, uint32_t blocks, uint32_t left, absl::Time now);
   void Commit(std::vector<float>& logits, absl::Time now);
   void End(Sequence& sequence, std::string reason, absl::Status error, absl::Time now);
   void MeasureRates(const StepReport& report);

@@ -172,6 +172,7 @@ void Engine::HandleEvent(const RManager::Event& event, absl::Time now) {
     if (s->ticket != refused->ticket) return;
     s->ticket.reset();
     s->retry_at = refused->retry_after;
+    if (!s->returns.empty() && s->table.Room() > 0) return;  // asked for what comes home; it runs meanwhile
     Block(*s, s->phase == SequencePhase::kBorrowing ? s->blocked_need : kGrowthBlocks, now);
     // All or nothing: an admission gives its local blocks back too. A running one gives way unless it is the
     // oldest of the cluster.
@@ -258,8 +259,10 @@ void Engine::Preempt(Sequence& s, absl::Time now) {
 }
 
 void Engine::ReleaseMemory(Sequence& s, absl::Time now) {
-  for (const BlockExport& e : s.exports) mover_->ForgetTransfer(e.transfer);
-  s.exports.clear();
+  for (const auto* under_way : {&s.exports, &s.imports}) {
+    for (const BlockExport& part : *under_way) mover_->ForgetTransfer(part.transfer);
+  }
+  s.exports.clear(), s.imports.clear(), s.returns.clear();
   EndMove(s);
   s.ticket.reset();
   LeavePrefix(s, now);
@@ -282,31 +285,32 @@ void Engine::PlanExports() {
     if (!hurries) count = std::min(count, move_credit_tokens_ / block_tokens);
     const auto departures = s.table.NextDepartures(count, row.tokens);
     if (!hurries) move_credit_tokens_ -= static_cast<uint32_t>(departures.size()) * block_tokens;
-    row.exports = MakeExports(departures);
-    for (const BlockExport& part : row.exports) work_.sends.push_back(MakeSend(s, part));
+    row.exports = MakeTransfers(departures);
+    for (const BlockExport& part : row.exports) work_.sends.push_back(SlotsOf(s, part));
   }
 }
 
-std::vector<BlockExport> Engine::MakeExports(const std::vector<BlockTable::Transit>& departures) {
-  std::vector<BlockExport> exports;
-  for (const BlockTable::Transit& d : departures) {
-    if (exports.empty() || exports.back().blocks[0].loan != d.loan)
-      exports.push_back({.transfer = next_transfer_++, .blocks = {}});
-    exports.back().blocks.push_back(d);
+std::vector<BlockExport> Engine::MakeTransfers(const std::vector<BlockTable::Transit>& transits) {
+  std::vector<BlockExport> parts;
+  for (const BlockTable::Transit& t : transits) {
+    const bool goes_on = !parts.empty() && parts.back().blocks.back().loan == t.loan &&
+                         parts.back().blocks.back().slot + 1 == t.slot;
+    if (!goes_on) parts.push_back({.transfer = next_transfer_++, .blocks = {}});
+    parts.back().blocks.push_back(t);
   }
-  return exports;
+  return parts;
 }
 
-KvSend Engine::MakeSend(const Sequence& s, const BlockExport& part) {
+KvSlots Engine::SlotsOf(const Sequence& s, const BlockExport& part) {
   const TableLoan& loan = s.table.loan(part.blocks[0].loan);
-  KvSend send{.transfer = part.transfer,
-              .creditor = static_cast<int>(Value(loan.creditor)),
-              .loan = loan.id,
-              .epoch = loan.epoch,
-              .first_slot = part.blocks[0].slot,
-              .blocks = {}};
-  for (const BlockTable::Transit& d : part.blocks) send.blocks.push_back(d.id);
-  return send;
+  KvSlots slots{.transfer = part.transfer,
+                .creditor = static_cast<int>(Value(loan.creditor)),
+                .loan = loan.id,
+                .epoch = loan.epoch,
+                .first_slot = part.blocks[0].slot,
+                .blocks = {}};
+  for (const BlockTable::Transit& t : part.blocks) slots.blocks.push_back(t.id);
+  return slots;
 }
 
 void Engine::Depart(Sequence& s, BlockExport part) {
@@ -315,8 +319,8 @@ void Engine::Depart(Sequence& s, BlockExport part) {
 }
 
 void Engine::ExportFullBlocks(Sequence& s, uint32_t count) {
-  for (BlockExport& part : MakeExports(s.table.NextDepartures(count))) {
-    mover_->Send(MakeSend(s, part));
+  for (BlockExport& part : MakeTransfers(s.table.NextDepartures(count))) {
+    mover_->Send(SlotsOf(s, part));
     Depart(s, std::move(part));
   }
 }
@@ -324,11 +328,13 @@ void Engine::ExportFullBlocks(Sequence& s, uint32_t count) {
 void Engine::LoseLoan(const Loan& loan, absl::Time now) {
   Sequence* s = Find(loan.request);
   if (s == nullptr || !s->table.HasLoan(loan.id)) return;
-  std::erase_if(s->exports, [&](const BlockExport& part) {
-    const bool went_there = part.blocks[0].loan == loan.id;
-    if (went_there) mover_->ForgetTransfer(part.transfer);
-    return went_there;
-  });
+  for (auto* under_way : {&s->exports, &s->imports}) {
+    std::erase_if(*under_way, [&](const BlockExport& part) {
+      const bool of_it = part.blocks[0].loan == loan.id;
+      if (of_it) mover_->ForgetTransfer(part.transfer);
+      return of_it;
+    });
+  }
   const uint32_t lost = s->table.LoseLoan(loan.id);
   EndFinishedMove(*s);
   if (lost == 0) return;

@@ -43,6 +43,17 @@ struct BlockExport {
   std::vector<BlockTable::Transit> blocks;
 };
 
+using BlockImport = BlockExport;  // from consecutive slots back
+
+// A loan that is being taken home.
+struct LoanReturn {
+  LoanId loan{};
+  absl::Time begin, deadline;
+  uint32_t blocks = 0;   // that it held when it began
+  uint32_t started = 0;  // of these, those on their way or here
+  bool stopped = false;  // something did not come; rmanager will know why
+};
+
 // A planner's move under way: old blocks go to a loan so that this instance's pool gets them back.
 struct BlockMove {
   uint64_t plan_id = 0;
@@ -74,6 +85,8 @@ struct Sequence {
 
   SequencePhase phase = SequencePhase::kWaiting;
   std::vector<BlockExport> exports;
+  std::vector<BlockImport> imports;
+  std::vector<LoanReturn> returns;
 
   std::optional<BlockMove> move;
   std::optional<uint64_t> ticket;  // of a borrowing under way (admission or growth)

@@ -124,6 +124,12 @@ void LoanBench::Lose(int creditor, bool told) {
   if (told) ranks_[0].rmanager->PeerLost(creditor, now_);
 }
 
+void LoanBench::TakeHome(int creditor, absl::Duration within) {
+  for (const auto& [id, loan] : ranks_[0].rmanager->borrowed()) {
+    if (loan.creditor == InstanceId(creditor)) engine_->TakeHome(id, now_ + within, now_);
+  }
+}
+
 void LoanBench::SetLending(int creditor, bool on) {
   Rank& rank = ranks_[creditor];
   if (on) {
@@ -158,9 +164,9 @@ void LoanBench::Step() {
   Exchange();
   for (const RManager::Event& event : ranks_[0].rmanager->TakeEvents()) engine_->HandleEvent(event, now_);
   const StepWork* work = engine_->Begin(now_);
-  if (work == nullptr) {
-    std::this_thread::sleep_for(std::chrono::microseconds(100));  // KV is on its way
-  } else {
+  // Steps of a tiny model leave the others no time: KV may be on its way.
+  std::this_thread::sleep_for(std::chrono::microseconds(work == nullptr ? 100 : 20));
+  if (work != nullptr) {
     rows_ += engine_->Finish(machine_->Run(*work), now_).rows;
   }
   for (const RemoteFailure& failure : client_->TakeFailures()) {

@@ -165,6 +165,64 @@ TEST_F(LoanLossTest, WithoutMemoryForItTheSequenceWaitsForSome) {
   ExpectOnlyTheLostSpanAgain(bench);  // nobody is older, so it keeps what it has
 }
 
+TEST_F(LoanLossTest, TakenHomeItComesWithoutBeingComputedAgain) {
+  const LoanBench::Result alone = Undisturbed(Prompt(700, 100), 200);
+  EngineOptions options = Options();
+  options.borrow_patience = absl::ZeroDuration();
+  LoanBench bench({.kv_blocks = {60, 60}, .engine = options}, model_, tokenizer_);
+  bench.Submit(Prompt(800), 30);
+  bench.Submit(Prompt(700, 100), 200);
+  bench.At(1600, [&] {
+    EXPECT_GT(bench.lent(1), 0u);
+    bench.TakeHome(1, absl::Seconds(30));
+  });
+  bool repaid = false;
+  for (uint64_t rows = 1601; rows < 1725; ++rows)
+    bench.At(rows, [&] { repaid |= bench.lent(1) == 0; });  // while it decodes
+  ASSERT_TRUE(bench.Run()) << bench.error();
+  ExpectSame(bench.results()[1], alone);
+  const RecoveryStats& stats = bench.engine().recovery_stats();
+  EXPECT_GE(stats.blocks_returned, 700 / kBlock);
+  EXPECT_EQ(stats.recomputed_tokens, 0u);
+  EXPECT_TRUE(repaid);
+}
+
+TEST_F(LoanLossTest, WithoutMemoryAtHomeWhatIsTakenBackGoesElsewhere) {
+  const LoanBench::Result alone = Undisturbed(Prompt(1000), 200);
+  LoanBench bench({.kv_blocks = kSmallHome, .engine = Options()}, model_, tokenizer_);
+  bench.Submit(Prompt(1000), 200);
+  bench.At(1005, [&] {
+    EXPECT_GT(bench.lent(1), 0u);
+    bench.TakeHome(1, absl::Seconds(30));
+    bench.SetLending(1, false);
+  });
+  bool repaid = false;
+  for (uint64_t rows = 1006; rows < 1150; ++rows)
+    bench.At(rows, [&] { repaid |= bench.lent(1) == 0; });  // it may borrow there again later
+  ASSERT_TRUE(bench.Run()) << bench.error();
+  ExpectSame(bench.results()[0], alone);
+  EXPECT_EQ(bench.engine().recovery_stats().recomputed_tokens, 0u);
+  EXPECT_TRUE(repaid);
+}
+
+TEST_F(LoanLossTest, WhatHasNotComeInTimeIsComputedAgain) {
+  const LoanBench::Result alone = Undisturbed(Prompt(1000), 64);
+  for (const int ms : {0, 1, 3, 10, 30}) {
+    for (const bool lost : {false, true}) {
+      SCOPED_TRACE(ms);
+      LoanBench bench({.kv_blocks = kSmallHome, .engine = Options()}, model_, tokenizer_);
+      bench.Submit(Prompt(1000), 64);
+      bench.At(1005, [&] {
+        bench.TakeHome(1, absl::Milliseconds(ms));
+        bench.TakeHome(2, absl::Milliseconds(ms));
+        if (lost) bench.After(absl::Milliseconds(ms / 2), [&] { bench.Lose(1); });
+      });
+      ASSERT_TRUE(bench.Run()) << bench.error();
+      ExpectSame(bench.results()[0], alone);
+    }
+  }
+}
+
 TEST_F(LoanLossTest, OthersGoOnAndAllGiveTheirTokens) {
   for (uint32_t seed = 1; seed <= 12; ++seed) {
     SCOPED_TRACE(seed);
@@ -184,6 +242,8 @@ TEST_F(LoanLossTest, OthersGoOnAndAllGiveTheirTokens) {
       const int creditor = 1 + static_cast<int>(random() % 4);
       const bool told = random() % 2 == 0;
       bench.At(random() % (rows + 200), [&bench, creditor, told] { bench.Lose(creditor, told); });
+      const absl::Duration within = absl::Milliseconds(random() % 300);
+      bench.At(random() % (rows + 200), [&bench, creditor, within] { bench.TakeHome(creditor, within); });
     }
     ASSERT_TRUE(bench.Run()) << bench.error();
     for (int i = 0; i < 5; ++i) {
