@@ -283,6 +283,7 @@ void Engine::PlanExports() {
     // run out of room.
     const bool hurries = row.tokens > 1 || s.table.Room() < row.tokens + block_tokens;
     if (!hurries) count = std::min(count, move_credit_tokens_ / block_tokens);
+    if (count == 0) continue;
     const auto departures = s.table.NextDepartures(count, row.tokens);
     if (!hurries) move_credit_tokens_ -= static_cast<uint32_t>(departures.size()) * block_tokens;
     row.exports = MakeTransfers(departures);

@@ -17,6 +17,7 @@ void Engine::TakeHome(LoanId id, absl::Time deadline, absl::Time now) {
     const TableLoan& loan = s->table.loan(id);
     s->returns.push_back(
         {.loan = id, .begin = now, .deadline = deadline, .blocks = loan.blocks + loan.leaving});
+    EndFinishedMove(*s);
   }
 }
 

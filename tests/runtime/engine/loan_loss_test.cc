@@ -101,7 +101,7 @@ TEST_F(LoanLossTest, InDecodeWhicheverCreditorItIs) {
 
 TEST_F(LoanLossTest, InPrefillWithKvOnItsWay) {
   const LoanBench::Result alone = Undisturbed(Prompt(1000), 16);
-  for (const uint64_t rows : {200, 500, 900}) {
+  for (const uint64_t rows : {200, 700}) {
     for (const bool told : {false, true}) {
       SCOPED_TRACE(rows);
       LoanBench bench({.kv_blocks = kSmallHome, .engine = Options()}, model_, tokenizer_);
@@ -119,7 +119,7 @@ TEST_F(LoanLossTest, InPrefillWithKvOnItsWay) {
 
 TEST_F(LoanLossTest, AgainWhileTheFirstLossIsBeingComputed) {
   const LoanBench::Result alone = Undisturbed(Prompt(1000), 48);
-  for (const uint64_t later : {0, 40, 100, 200, 300}) {
+  for (const uint64_t later : {0, 40, 200}) {
     SCOPED_TRACE(later);
     LoanBench bench({.kv_blocks = {8, 20, 20, 20, 20, 20, 20, 20}, .engine = Options()}, model_, tokenizer_);
     bench.Submit(Prompt(1000), 48);
@@ -207,7 +207,7 @@ TEST_F(LoanLossTest, WithoutMemoryAtHomeWhatIsTakenBackGoesElsewhere) {
 
 TEST_F(LoanLossTest, WhatHasNotComeInTimeIsComputedAgain) {
   const LoanBench::Result alone = Undisturbed(Prompt(1000), 64);
-  for (const int ms : {0, 1, 3, 10, 30}) {
+  for (const int ms : {0, 3, 30}) {
     for (const bool lost : {false, true}) {
       SCOPED_TRACE(ms);
       LoanBench bench({.kv_blocks = kSmallHome, .engine = Options()}, model_, tokenizer_);
@@ -224,7 +224,7 @@ TEST_F(LoanLossTest, WhatHasNotComeInTimeIsComputedAgain) {
 }
 
 TEST_F(LoanLossTest, OthersGoOnAndAllGiveTheirTokens) {
-  for (uint32_t seed = 1; seed <= 12; ++seed) {
+  for (uint32_t seed = 1; seed <= 6; ++seed) {
     SCOPED_TRACE(seed);
     std::mt19937 random(seed);
     LoanBench bench(
@@ -262,16 +262,22 @@ TEST_F(LoanLossTest, BehindWindowsItBeginsAgain) {
   options.block_tokens = 4;
   options.headroom_tokens = 8;
   options.max_batch_tokens = 32;
-  const auto run = [&](std::vector<uint32_t> kv_blocks, uint64_t rows) {
+  const auto run = [&](std::vector<uint32_t> kv_blocks, uint64_t rows, bool lost = false) {
     LoanBench bench({.kv_blocks = std::move(kv_blocks), .engine = options}, model->get(), tokenizer_);
     bench.Submit(prompt, 60);
-    if (rows > 0) bench.At(rows, [&] { bench.Lose(1), bench.Lose(2); });
+    for (const int creditor : {1, 2}) {
+      if (rows == 0) continue;
+      bench.At(rows, [&, creditor] {
+        lost ? bench.Lose(creditor) : bench.TakeHome(creditor, absl::Milliseconds(rows));
+      });
+    }
     EXPECT_TRUE(bench.Run()) << bench.error();
     return bench.results()[0];
   };
   const LoanBench::Result alone = run({60}, 0);
   for (const uint64_t rows : {20, 60, 100, 130, 150}) {
     SCOPED_TRACE(rows);
+    ExpectSame(run({6, 40, 40}, rows, /*lost=*/true), alone);
     ExpectSame(run({6, 40, 40}, rows), alone);
   }
 }
