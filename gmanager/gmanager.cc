@@ -25,38 +25,76 @@ GManager::GManager(const GManagerOptions& options)
     : options_(options),
       outbox_(Value(options.incarnation)),
       cost_(options.cost),
+      membership_(options.instances, options.own, options.dead_after),
       records_(options.instances) {
   CHECK_GT(options.instances, 0);
   CHECK_GT(Value(options.incarnation), 0u);
 }
 
 void GManager::Handle(int from, const messages::ControlMessage& message, absl::Time now) {
-  if (from < 0 || from >= options_.instances || message.incarnation() == 0 || !ForGlobalManager(message)) {
+  if (from < 0 || from >= options_.instances || message.incarnation() == 0 || !ForGlobalManager(message) ||
+      (message.has_heartbeat() && message.heartbeat().instance() != static_cast<uint32_t>(from))) {
     ++counters_.malformed;
     return;
   }
-  Record& record = records_[from];
-  if (message.incarnation() < record.incarnation) {
-    ++counters_.stale;
+  if (message.has_move_kv_done()) {
+    if (membership_.IsAlive(InstanceId(from), Incarnation{message.incarnation()})) {
+      OnMoveDone(from, message.move_kv_done());
+    } else {
+      ++counters_.stale;
+    }
     return;
   }
-  if (message.incarnation() > record.incarnation) {  // a new process: what the earlier one told is void
-    record = Record{.incarnation = message.incarnation(), .last_seen = now};
-    std::erase_if(moves_, [&](const auto& open) { return Value(open.second.move.from) == from; });
+  const uint64_t process = message.has_ping() ? message.ping().process() : message.heartbeat().process();
+  if (!Admit(from, message.incarnation(), process, now)) return;
+  if (message.has_heartbeat()) OnHeartbeat(from, message.heartbeat(), now);
+}
+
+bool GManager::Admit(int from, uint64_t incarnation, uint64_t process, absl::Time now) {
+  const InstanceId instance{static_cast<uint32_t>(from)};
+  const auto verdict = membership_.Heard(instance, Incarnation{incarnation}, process, now);
+  FollowMembership(now);
+  if (verdict == Membership::Verdict::kMember) return true;
+  ++counters_.fenced;
+  outbox_.Add(from).mutable_fenced()->set_incarnation(Value(membership_.members()[from].incarnation));
+  return false;
+}
+
+void GManager::ConnectionLost(int peer, absl::Time now) {
+  if (peer < 0 || peer >= options_.instances) return;
+  membership_.Lose(InstanceId(peer));
+  FollowMembership(now);
+}
+
+// What a process told that is no member any more is void, and everyone is told at once.
+void GManager::FollowMembership(absl::Time now) {
+  if (followed_ == membership_.number()) return;
+  followed_ = membership_.number();
+  for (uint32_t i = 0; i < records_.size(); ++i) {
+    const Membership::Member& member = membership_.members()[i];
+    const bool same = member.state == Membership::State::kAlive &&
+                      records_[i].facts.incarnation() == Value(member.incarnation);
+    if (same || records_[i].seq == 0) continue;
+    records_[i] = Record{};
+    std::erase_if(moves_, [&](const auto& open) {
+      return open.second.move.from == InstanceId{i} || open.second.move.to == InstanceId{i};
+    });
   }
-  if (message.has_heartbeat()) {
-    OnHeartbeat(from, message.heartbeat(), now);
-  } else {
-    OnMoveDone(from, message.move_kv_done());
+  ++epoch_;
+  UpdateOldest();
+  UpdateClaim(now);
+  PublishView();
+}
+
+void GManager::PublishView() {
+  for (uint32_t i = 0; i < records_.size(); ++i) {
+    if (membership_.members()[i].state == Membership::State::kAlive)
+      FillView(outbox_.Add(static_cast<int>(i)).mutable_cluster_view());
   }
 }
 
 void GManager::OnHeartbeat(int from, const messages::Heartbeat& beat, absl::Time now) {
   Record& record = records_[from];
-  if (beat.instance() != static_cast<uint32_t>(from)) {
-    ++counters_.malformed;
-    return;
-  }
   if (beat.seq() <= record.seq) {  // a copy, or overtaken
     ++counters_.stale;
     return;
@@ -69,8 +107,6 @@ void GManager::OnHeartbeat(int from, const messages::Heartbeat& beat, absl::Time
   }
   if (record.complete) ApplyPlacements(record, beat);
   record.seq = beat.seq();
-  record.last_seen = now;
-  record.silent = false;
   record.waiting_tokens = beat.waiting_tokens();
   record.own_tokens = beat.own_tokens();
   record.blocked.reset();
@@ -91,7 +127,7 @@ void GManager::OnHeartbeat(int from, const messages::Heartbeat& beat, absl::Time
 
   messages::InstanceFacts facts;
   facts.set_instance(from);
-  facts.set_incarnation(record.incarnation);
+  facts.set_incarnation(Value(membership_.members()[from].incarnation));
   *facts.mutable_blocks() = beat.blocks();
   facts.set_batch(beat.batch());
   facts.set_waiting(beat.waiting());
@@ -99,14 +135,7 @@ void GManager::OnHeartbeat(int from, const messages::Heartbeat& beat, absl::Time
     record.facts = std::move(facts);
     ++epoch_;
   }
-  std::optional<RequestId> oldest;
-  for (const Record& r : records_) {
-    if (r.oldest.has_value() && (!oldest.has_value() || *r.oldest < *oldest)) oldest = r.oldest;
-  }
-  if (oldest != oldest_) {
-    oldest_ = oldest;
-    ++epoch_;
-  }
+  UpdateOldest();
   UpdateClaim(now);
 
   messages::HeartbeatAck& ack = *outbox_.Add(from).mutable_heartbeat_ack();
@@ -114,6 +143,16 @@ void GManager::OnHeartbeat(int from, const messages::Heartbeat& beat, absl::Time
   ack.set_need_full(!record.complete);
   counters_.full_dumps_asked += !record.complete;
   FillView(ack.mutable_view());
+}
+
+void GManager::UpdateOldest() {
+  std::optional<RequestId> oldest;
+  for (const Record& r : records_) {
+    if (r.oldest.has_value() && (!oldest.has_value() || *r.oldest < *oldest)) oldest = r.oldest;
+  }
+  if (oldest == oldest_) return;
+  oldest_ = oldest;
+  ++epoch_;
 }
 
 void GManager::ApplyPlacements(Record& record, const messages::Heartbeat& beat) {
@@ -143,9 +182,7 @@ void GManager::UpdateClaim(absl::Time now) {
   if (claim == claim_) return;
   claim_ = claim;
   ++epoch_;
-  for (uint32_t i = 0; i < records_.size(); ++i) {
-    if (records_[i].incarnation != 0) FillView(outbox_.Add(static_cast<int>(i)).mutable_cluster_view());
-  }
+  PublishView();
 }
 
 // What `home` could ever use, less all that the blocked request needs.
@@ -162,7 +199,17 @@ uint32_t GManager::SpareBeside(const Blocked& blocked, InstanceId home) const {
 void GManager::FillView(messages::ClusterView* view) const {
   view->set_epoch(epoch_);
   for (const Record& record : records_) {
-    if (record.incarnation != 0) *view->add_instances() = record.facts;
+    if (record.seq != 0) *view->add_instances() = record.facts;
+  }
+  view->set_members_number(membership_.number());
+  for (uint32_t i = 0; i < records_.size(); ++i) {
+    const Membership::Member& known = membership_.members()[i];
+    if (known.state == Membership::State::kUnknown) continue;
+    messages::Member& member = *view->add_members();
+    member.set_instance(i);
+    member.set_incarnation(Value(known.incarnation));
+    member.set_state(known.state == Membership::State::kAlive ? messages::MEMBER_ALIVE
+                                                              : messages::MEMBER_LOST);
   }
   if (claim_.has_value()) {
     ToWire(claim_->request, view->mutable_claim()->mutable_request());
@@ -187,17 +234,10 @@ void GManager::OnMoveDone(int from, const messages::MoveKvDone& done) {
 void GManager::Tick(absl::Time now) {
   if (!started_) {
     started_ = true;
-    for (Record& record : records_) {
-      if (record.incarnation == 0) record.last_seen = now;
-    }
     next_plan_time_ = now + options_.plan_period;
   }
-  for (uint32_t i = 0; i < records_.size(); ++i) {
-    Record& record = records_[i];
-    if (record.silent || now - record.last_seen <= options_.dead_after) continue;
-    record.silent = true;
-    events_.push_back(WorkerSilent{InstanceId{i}, now - record.last_seen});
-  }
+  membership_.Tick(now);
+  FollowMembership(now);
   UpdateClaim(now);
   std::erase_if(moves_, [&](const auto& open) { return open.second.deadline <= now; });
   if (next_plan_time_ <= now) {
@@ -208,9 +248,8 @@ void GManager::Tick(absl::Time now) {
 
 absl::Time GManager::NextDeadline() const {
   if (!started_) return absl::InfinitePast();
-  absl::Time next = next_plan_time_;
+  absl::Time next = std::min(next_plan_time_, membership_.NextDeadline());
   for (const Record& record : records_) {
-    if (!record.silent) next = std::min(next, record.last_seen + options_.dead_after + absl::Microseconds(1));
     if (record.blocked.has_value() && (!claim_.has_value() || record.blocked->request < claim_->request)) {
       next = std::min(next, record.blocked->since + options_.claim_after);
     }
@@ -237,7 +276,7 @@ ClusterState GManager::State() const {
   });
   for (uint32_t i = 0; i < records_.size(); ++i) {
     const Record& record = records_[i];
-    if (record.incarnation == 0) continue;
+    if (record.seq == 0) continue;
     const messages::BlockCounts& blocks = record.facts.blocks();
     state.instances.push_back({.id = InstanceId{i},
                                .blocks_total = blocks.total(),

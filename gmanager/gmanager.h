@@ -1,52 +1,45 @@
 // The global manager: knows the cluster from heartbeats, publishes the view and the claim, and advises moves.
-// The protocol is specified in rmanager/protocol.h. A state machine fed with messages and time, like the
-// workers' half.
+// The protocol is specified in fabric/messages/protocol.h. A state machine fed with messages and time, like
+// the workers' half.
 //
 //   GManager manager(options);
-//   manager.Handle(from, message, now);   // Heartbeat, MoveKvDone
-//   manager.Tick(now);                    // claim, silence, plans
+//   manager.Handle(from, message, now);   // Ping, Heartbeat, MoveKvDone
+//   manager.ConnectionLost(peer, now);    // the transport's news
+//   manager.Tick(now);                    // members, claim, plans
 //   for (auto& out : manager.TakeOutgoing()) send(out);
-//   for (auto& event : manager.TakeEvents()) ...
 //
-// Membership is fixed: `instances` workers, instance i at rank i. Not thread-safe. Messages are input: what
-// is malformed or stale is counted and dropped. Cost: O(instances) per heartbeat; a plan as in planner.h.
+// At most `instances` workers, instance i at rank i. Not thread-safe. Messages are input: what is malformed
+// or stale is counted and dropped. Cost: O(instances) per heartbeat; a plan as in planner.h.
 #pragma once
 
 #include <cstdint>
 #include <map>
 #include <optional>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include "absl/time/time.h"
 #include "fabric/messages/outgoing.h"
 #include "gmanager/cost_model.h"
+#include "gmanager/membership.h"
 #include "gmanager/planner.h"
 
 namespace lombard {
 
 struct GManagerOptions {
   int instances = 1;
+  InstanceId own{};  // of this process
   Incarnation incarnation{1};
   PlanOptions plan;
   CostModel::Options cost;
   absl::Duration plan_period = absl::Milliseconds(200);
   absl::Duration claim_after = absl::Milliseconds(250);
-  absl::Duration dead_after =
-      absl::Seconds(60);  // a guess: a worker reports between two steps, which may be long
+  absl::Duration dead_after = absl::Seconds(1);  // without a ping
   absl::Duration move_deadline = absl::Seconds(60);
-};
-
-// No heartbeat for longer than dead_after; reported once, again after it spoke in between.
-struct WorkerSilent {
-  InstanceId instance;
-  absl::Duration silent;
 };
 
 class GManager {
  public:
-  using Event = std::variant<WorkerSilent>;
   struct Claim {
     RequestId request;
     InstanceId home{};
@@ -56,7 +49,7 @@ class GManager {
   struct Counters {
     uint64_t heartbeats = 0, full_dumps_asked = 0, plans = 0, moves_sent = 0, moves_refused = 0,
              blocks_moved = 0;
-    uint64_t stale = 0, malformed = 0;
+    uint64_t stale = 0, malformed = 0, fenced = 0;
   };
 
   explicit GManager(const GManagerOptions& options);
@@ -64,8 +57,10 @@ class GManager {
   void Handle(int from, const messages::ControlMessage& message, absl::Time now);
   void Tick(absl::Time now);
   std::vector<Outgoing> TakeOutgoing() { return outbox_.Take(); }
-  std::vector<Event> TakeEvents() { return std::exchange(events_, {}); }
   absl::Time NextDeadline() const;
+  void ConnectionLost(int peer, absl::Time now);
+
+  const Membership& membership() const { return membership_; }
 
   // What the planner would see now: who holds what for whom.
   ClusterState State() const;
@@ -80,11 +75,8 @@ class GManager {
   };
   using PlacementKey = std::pair<RequestId, InstanceId>;  // request, host
   struct Record {
-    uint64_t incarnation = 0;  // 0 = never heard of
-    uint64_t seq = 0;
+    uint64_t seq = 0;       // 0 = has not reported
     bool complete = false;  // placements are known in full
-    bool silent = false;    // reported
-    absl::Time last_seen;
     messages::InstanceFacts facts;
     uint64_t waiting_tokens = 0, own_tokens = 0;
     std::optional<Blocked> blocked;
@@ -96,9 +88,13 @@ class GManager {
     absl::Time deadline;
   };
 
+  bool Admit(int from, uint64_t incarnation, uint64_t process, absl::Time now);
+  void FollowMembership(absl::Time now);
+  void PublishView();
   void OnHeartbeat(int from, const messages::Heartbeat& beat, absl::Time now);
   void OnMoveDone(int from, const messages::MoveKvDone& done);
   void ApplyPlacements(Record& record, const messages::Heartbeat& beat);
+  void UpdateOldest();
   void UpdateClaim(absl::Time now);
   uint32_t SpareBeside(const Blocked& blocked, InstanceId home) const;
   void FillView(messages::ClusterView* view) const;
@@ -107,6 +103,8 @@ class GManager {
   GManagerOptions options_;
   Outbox outbox_;
   CostModel cost_;
+  Membership membership_;
+  uint64_t followed_ = 0;        // the number of the members' list that the records fit
   std::vector<Record> records_;  // by instance
   uint64_t epoch_ = 1;
   std::optional<Claim> claim_;
@@ -115,7 +113,6 @@ class GManager {
   uint64_t next_plan_ = 1;
   absl::Time next_plan_time_ = absl::InfinitePast();
   bool started_ = false;
-  std::vector<Event> events_;
   Counters counters_;
 };
 

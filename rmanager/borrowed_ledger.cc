@@ -299,25 +299,29 @@ void BorrowedLedger::OnRepayAck(InstanceId from, const messages::RepayAck& ack) 
   repaying_.erase(it);
 }
 
-std::vector<Loan> BorrowedLedger::DropCreditor(InstanceId creditor, const ClusterFacts& facts,
-                                               absl::Time now) {
+std::vector<Loan> BorrowedLedger::DropCreditor(InstanceId creditor, bool process_gone,
+                                               const ClusterFacts& facts, absl::Time now) {
   for (auto it = borrowings_.begin(); it != borrowings_.end();) {
     const bool involved = std::any_of(it->second.parts.begin(), it->second.parts.end(),
                                       [&](const Part& part) { return part.creditor == creditor; });
     it = involved ? Fail(it, facts, now) : std::next(it);
   }
   std::vector<Loan> lost;
-  for (auto it = loans_.begin(); it != loans_.end();) {
-    if (it->second.creditor != creditor) {
-      ++it;
-      continue;
-    }
-    borrowed_ -= it->second.blocks;
-    lost.push_back(it->second);
-    it = loans_.erase(it);
+  for (const auto& [id, loan] : loans_) {
+    if (loan.creditor == creditor) lost.push_back(loan);
   }
-  std::erase_if(repaying_, [&](const auto& entry) { return entry.second.loan.creditor == creditor; });
+  for (const Loan& loan : lost) Repay(loan.id, now);
+  if (process_gone)
+    std::erase_if(repaying_, [&](const auto& entry) { return entry.second.loan.creditor == creditor; });
   return lost;
+}
+
+void BorrowedLedger::Restart() {
+  borrowings_.clear();
+  loans_.clear();
+  repaying_.clear();
+  results_.clear();
+  borrowed_ = 0;
 }
 
 void BorrowedLedger::Tick(const ClusterFacts& facts, absl::Time now) {

@@ -1,5 +1,5 @@
 // The debtor's half: borrowings under way (all or nothing), loans in use, repayments not yet confirmed
-// (rmanager/protocol.h).
+// (fabric/messages/protocol.h).
 //
 // Step thread only. Messages go to the Outbox, results wait in TakeResults(). Everything that is iterated is
 // ordered, so that equal inputs give equal messages.
@@ -15,8 +15,8 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "fabric/messages/outgoing.h"
+#include "fabric/messages/protocol.h"
 #include "rmanager/loans.h"
-#include "rmanager/protocol.h"
 
 namespace lombard {
 
@@ -53,8 +53,12 @@ class BorrowedLedger {
   void OnActivateReply(InstanceId from, const messages::ActivateLoanReply& reply, const ClusterFacts& facts,
                        absl::Time now);
   void OnRepayAck(InstanceId from, const messages::RepayAck& ack);
-  // Loans in use from this creditor, which are gone. Borrowings that involve it fail.
-  std::vector<Loan> DropCreditor(InstanceId creditor, const ClusterFacts& facts, absl::Time now);
+  // Loans in use from this creditor, which are gone. Borrowings that involve it fail. `process_gone`: there
+  // is nobody left to repay; otherwise repayments go on.
+  std::vector<Loan> DropCreditor(InstanceId creditor, bool process_gone, const ClusterFacts& facts,
+                                 absl::Time now);
+  // The process goes on as another one: nothing is borrowed any more.
+  void Restart();
   void Tick(const ClusterFacts& facts, absl::Time now);
   absl::Time NextDeadline() const;
 

@@ -54,7 +54,10 @@ std::optional<Loan> LentLedger::Reserve(InstanceId debtor, uint64_t ticket, Requ
         }
         delete gone;
       });
-  entries_[loan.id] = {std::move(slots), ticket, LoanState::kReserved, now + options_.lease};
+  entries_[loan.id] = {.slots = std::move(slots),
+                       .ticket = ticket,
+                       .state = LoanState::kReserved,
+                       .expiry = now + options_.lease};
   by_ticket_[{debtor, ticket}] = loan.id;
   lent_ += blocks;
   counters_.lent_max = std::max(counters_.lent_max, lent_);
@@ -82,7 +85,7 @@ bool LentLedger::Activate(InstanceId debtor, LoanId id, uint64_t epoch) {
 void LentLedger::Repay(InstanceId debtor, LoanId id, uint64_t epoch) {
   const auto it = Find(debtor, id, epoch);
   if (it == entries_.end()) return;
-  const bool was_active = it->second.state == LoanState::kActive;
+  const bool was_active = it->second.state != LoanState::kReserved;
   ++(was_active ? counters_.repaid : counters_.withdrawn);
   End(it);
   if (was_active) Publish();
@@ -96,7 +99,7 @@ void LentLedger::DropDebtor(InstanceId debtor) {
       ++it;
       continue;
     }
-    ++(it->second.state == LoanState::kActive ? counters_.lost : counters_.expired);
+    ++(it->second.state == LoanState::kReserved ? counters_.expired : counters_.lost);
     it = End(it);
     dropped = true;
   }
@@ -106,27 +109,97 @@ void LentLedger::DropDebtor(InstanceId debtor) {
   Collect();
 }
 
-void LentLedger::Tick(absl::Time now) {
-  bool expired = false;
-  for (auto it = entries_.begin(); it != entries_.end();) {
-    if (it->second.state == LoanState::kReserved && it->second.expiry <= now) {
-      it = End(it);
-      ++counters_.expired;
-      expired = true;
-    } else {
-      ++it;
-    }
+void LentLedger::Recall(uint32_t blocks, RequestId wanted_for, absl::Time now) {
+  uint32_t coming = 0, possible = 0;
+  std::vector<Entry*> candidates;
+  for (auto& [id, entry] : entries_) {
+    if (entry.state == LoanState::kRecalled) coming += entry.slots->loan.blocks;
+    if (entry.state != LoanState::kActive || now < entry.recall_after) continue;
+    candidates.push_back(&entry);
+    possible += entry.slots->loan.blocks;
   }
-  if (expired) ++epoch_;
+  if (coming >= blocks || coming + possible < blocks) return;
+  std::stable_sort(candidates.begin(), candidates.end(), [](const Entry* a, const Entry* b) {
+    return b->slots->loan.request < a->slots->loan.request;
+  });
+  for (Entry* entry : candidates) {
+    if (coming >= blocks) break;
+    coming += entry->slots->loan.blocks;
+    entry->state = LoanState::kRecalled;
+    entry->expiry = now + options_.recall_deadline;
+    entry->next_retry = now;
+    entry->wanted_for = wanted_for;
+    ++counters_.recalled;
+  }
+}
+
+void LentLedger::DeclineRecall(InstanceId debtor, LoanId id, uint64_t epoch, absl::Time now) {
+  const auto it = Find(debtor, id, epoch);
+  if (it == entries_.end() || it->second.state != LoanState::kRecalled) return;
+  Entry& entry = it->second;
+  if (entry.wanted_for < entry.slots->loan.request) return;  // has no right to
+  entry.state = LoanState::kActive;
+  entry.next_retry = absl::InfiniteFuture();
+  entry.recall_after = now + options_.recall_again;
+}
+
+std::vector<LentLedger::RecallDue> LentLedger::TakeRecallsDue(absl::Time now) {
+  std::vector<RecallDue> due;
+  for (auto& [id, entry] : entries_) {
+    if (entry.state != LoanState::kRecalled || now < entry.next_retry) continue;
+    entry.next_retry = now + options_.retry;
+    due.push_back({entry.slots->loan, entry.expiry - now, entry.wanted_for});
+  }
+  return due;
+}
+
+std::optional<RequestId> LentLedger::recalls_for() const {
+  std::optional<RequestId> oldest;
+  for (const auto& [id, entry] : entries_) {
+    if (entry.state == LoanState::kRecalled && (!oldest.has_value() || entry.wanted_for < *oldest))
+      oldest = entry.wanted_for;
+  }
+  return oldest;
+}
+
+void LentLedger::Tick(absl::Time now) {
+  bool ended = false, withdrawn = false;
+  for (auto it = entries_.begin(); it != entries_.end();) {
+    const LoanState state = it->second.state;
+    if (state == LoanState::kActive || now < it->second.expiry) {
+      ++it;
+      continue;
+    }
+    if (state == LoanState::kReserved) {
+      ++counters_.expired;
+    } else {
+      ++counters_.lost, ++counters_.overdue;
+      withdrawn = true;
+    }
+    it = End(it);
+    ended = true;
+  }
+  if (ended) ++epoch_;
+  if (withdrawn) Publish();
   Collect();
 }
 
-absl::Time LentLedger::NextExpiry() const {
+absl::Time LentLedger::NextDeadline() const {
   absl::Time next = absl::InfiniteFuture();
   for (const auto& [id, entry] : entries_) {
-    if (entry.state == LoanState::kReserved) next = std::min(next, entry.expiry);
+    if (entry.state != LoanState::kActive) next = std::min({next, entry.expiry, entry.next_retry});
   }
   return next;
+}
+
+void LentLedger::Restart(Incarnation next) {
+  for (const auto& [id, entry] : entries_)
+    ++(entry.state == LoanState::kReserved ? counters_.expired : counters_.lost);
+  entries_.clear();
+  by_ticket_.clear();
+  epoch_ = Value(next) << 32;
+  Publish();
+  Collect();
 }
 
 LentLedger::Entries::iterator LentLedger::End(Entries::iterator entry) {
@@ -138,7 +211,7 @@ void LentLedger::Publish() {
   auto next = std::make_shared<HostedLoans>();
   next->epoch = epoch_;
   for (const auto& [id, entry] : entries_) {
-    if (entry.state == LoanState::kActive) next->loans.emplace(id, entry.slots);
+    if (entry.state != LoanState::kReserved) next->loans.emplace(id, entry.slots);
   }
   std::shared_ptr<const HostedLoans> last = std::move(next);
   {
@@ -171,7 +244,7 @@ absl::Status LentLedger::CheckInvariants() const {
   for (const auto& [id, entry] : entries_) {
     const LoanSlots& slots = *entry.slots;
     held += slots.blocks.size();
-    active += entry.state == LoanState::kActive;
+    active += entry.state != LoanState::kReserved;
     if (slots.blocks.size() != slots.loan.blocks || slots.loan.id != id) {
       return absl::InternalError(absl::StrCat("loan ", Value(id), " has ", slots.blocks.size(),
                                               " blocks, its record says ", slots.loan.blocks, " of loan ",
@@ -188,7 +261,7 @@ absl::Status LentLedger::CheckInvariants() const {
       return absl::InternalError(absl::StrCat("loan ", Value(id), " is not found by its ticket"));
     }
     const bool published = hosted->loans.contains(id);
-    if (published != (entry.state == LoanState::kActive)) {
+    if (published != (entry.state != LoanState::kReserved)) {
       return absl::InternalError(absl::StrCat(
           "loan ", Value(id), published ? " is published but not active" : " is active but not published"));
     }

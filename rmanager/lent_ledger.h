@@ -1,5 +1,5 @@
 // The creditor's half: which blocks of this worker's pool are lent to whom, in which state
-// (rmanager/protocol.h).
+// (fabric/messages/protocol.h).
 //
 // Step thread only, except hosted(), which any thread may call. Decisions are O(1) in the pool, publishing is
 // O(active loans).
@@ -15,9 +15,9 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "fabric/messages/protocol.h"
 #include "kvpool/kv_pool.h"
 #include "rmanager/loans.h"
-#include "rmanager/protocol.h"
 
 namespace lombard {
 
@@ -32,11 +32,16 @@ class LentLedger {
     Incarnation incarnation{};
     double reserve = 0, lent_max = 1;  // shares of the pool
     absl::Duration lease;
+    absl::Duration retry;            // of a Recall
+    absl::Duration recall_deadline;  // from the first Recall on
+    absl::Duration recall_again;     // after a declined one
   };
   struct Counters {
     uint64_t granted = 0;    // activated loans; granted = repaid + lost + active
     uint64_t repaid = 0;     // of these
-    uint64_t lost = 0;       // of these, ended by the loss of the debtor
+    uint64_t lost = 0;       // of these, ended by the loss of the debtor or after a recall's deadline
+    uint64_t recalled = 0;   // of these, called back
+    uint64_t overdue = 0;    // of these, ended by a recall's deadline
     uint64_t withdrawn = 0;  // reservations given back before use
     uint64_t expired = 0;    // reservations whose lease ended
     uint32_t lent_max = 0;   // blocks, at any time
@@ -56,9 +61,22 @@ class LentLedger {
   bool Activate(InstanceId debtor, LoanId id, uint64_t epoch);
   void Repay(InstanceId debtor, LoanId id, uint64_t epoch);
   void DropDebtor(InstanceId debtor);
-  // Ends overdue reservations and takes back blocks that service threads have let go of.
+  // Calls active loans back, those of the youngest requests first, until with those called back already they
+  // cover `blocks` for `wanted_for`; none when they cannot.
+  void Recall(uint32_t blocks, RequestId wanted_for, absl::Time now);
+  void DeclineRecall(InstanceId debtor, LoanId id, uint64_t epoch, absl::Time now);
+  struct RecallDue {
+    Loan loan;
+    absl::Duration left;  // until the deadline
+    RequestId wanted_for;
+  };
+  std::vector<RecallDue> TakeRecallsDue(absl::Time now);  // to be sent now
+  std::optional<RequestId> recalls_for() const;           // the oldest that loans are being recalled for
+  // Ends overdue reservations and recalls, and takes back blocks that service threads have let go of.
   void Tick(absl::Time now);
-  absl::Time NextExpiry() const;  // InfiniteFuture without reservations
+  absl::Time NextDeadline() const;  // InfiniteFuture without reservations and recalls
+  // The process goes on as another one: every loan ends.
+  void Restart(Incarnation next);
 
   std::shared_ptr<const HostedLoans> hosted() const;
   const Counters& counters() const { return counters_; }
@@ -69,7 +87,10 @@ class LentLedger {
     std::shared_ptr<const LoanSlots> slots;
     uint64_t ticket;
     LoanState state;
-    absl::Time expiry;  // of a reservation
+    absl::Time expiry;                               // of a reservation or recall
+    absl::Time next_retry = absl::InfiniteFuture();  // of a recall
+    absl::Time recall_after = absl::InfinitePast();  // since a recall was declined
+    RequestId wanted_for;                            // of a recall
   };
   using Entries = std::map<LoanId, Entry>;
   // Where LoanSlots go when the last holder drops them, on whatever thread; outlives the ledger if it must.

@@ -10,6 +10,7 @@ namespace lombard {
 namespace {
 
 constexpr size_t kOpenMovesMax = 64;
+constexpr uint64_t kIncarnationsMax = uint64_t{1} << 31;  // they are the upper half of epochs
 
 }  // namespace
 
@@ -21,14 +22,20 @@ RManager::RManager(const RManagerOptions& options, KvPool* pool)
              .incarnation = options.incarnation,
              .reserve = options.reserve,
              .lent_max = options.lent_max,
-             .lease = options.lease},
+             .lease = options.lease,
+             .retry = options.retry,
+             .recall_deadline = options.recall_deadline,
+             .recall_again = options.recall_again},
             pool),
       borrowed_({.self = options.self,
                  .reply_deadline = options.reply_deadline,
                  .retry = options.retry,
                  .backoff = options.backoff},
                 &outbox_),
-      incarnations_(options.instances, 0) {
+      incarnation_(options.incarnation),
+      incarnations_(options.instances, 0),
+      lost_(options.instances, 0),
+      unreachable_(options.instances, false) {
   CHECK_LT(Value(options.self), static_cast<uint32_t>(options.instances));
   CHECK_GT(Value(options.incarnation), 0u);
   facts_.instances.resize(options.instances);
@@ -42,8 +49,8 @@ void RManager::Handle(int from, const messages::ControlMessage& message, absl::T
   }
   if (!AcceptIncarnation(from, message.incarnation(), now)) return;
   const Body body = message.body_case();
-  const bool from_gmanager =
-      body == Body::kHeartbeatAck || body == Body::kClusterView || body == Body::kMoveKv;
+  const bool from_gmanager = body == Body::kHeartbeatAck || body == Body::kClusterView ||
+                             body == Body::kMoveKv || body == Body::kFenced;
   if (from_gmanager ? from != options_.gmanager : from == static_cast<int>(Value(options_.self))) {
     ++malformed_;
     return;
@@ -52,10 +59,13 @@ void RManager::Handle(int from, const messages::ControlMessage& message, absl::T
   switch (body) {
     case Body::kHeartbeatAck:
       full_heartbeat_ |= message.heartbeat_ack().need_full();
-      OnView(message.heartbeat_ack().view());
+      OnView(message.heartbeat_ack().view(), now);
       break;
     case Body::kClusterView:
-      OnView(message.cluster_view());
+      OnView(message.cluster_view(), now);
+      break;
+    case Body::kFenced:
+      OnFenced(message.fenced());
       break;
     case Body::kMoveKv:
       OnMove(message.move_kv());
@@ -80,6 +90,13 @@ void RManager::Handle(int from, const messages::ControlMessage& message, absl::T
       UpdateLendable(from, message.repay_ack().lendable());
       borrowed_.OnRepayAck(peer, message.repay_ack());
       break;
+    case Body::kRecall:
+      OnRecall(peer, message.recall(), now);
+      break;
+    case Body::kRecallDeclined:
+      lent_.DeclineRecall(peer, LoanId{message.recall_declined().loan().id()},
+                          message.recall_declined().loan().epoch(), now);
+      break;
     case Body::kHeartbeat:
     case Body::kMoveKvDone:
     case Body::BODY_NOT_SET:
@@ -97,10 +114,11 @@ void RManager::UpdateLendable(int peer, uint32_t lendable) {
 
 bool RManager::AcceptIncarnation(int from, uint64_t incarnation, absl::Time now) {
   uint64_t& known = incarnations_[from];
-  if (incarnation < known) {
+  if (incarnation < known || incarnation <= lost_[from] || fenced_) {
     ++stale_;
     return false;
   }
+  unreachable_[from] = false;
   if (incarnation > known && known != 0) {
     PeerLost(from, now);
     if (from == options_.gmanager) {  // the new one knows nothing and counts from the start
@@ -119,7 +137,9 @@ void RManager::OnTry(InstanceId from, const messages::TryMoveKv& ask, absl::Time
     return;
   }
   const RequestId request = FromWire(ask.request());
-  const bool yields = ask.purpose() != messages::PURPOSE_GROWTH && !MayAdmit(request);
+  const std::optional<RequestId> recalled_for = lent_.recalls_for();
+  const bool yields = ask.purpose() != messages::PURPOSE_GROWTH &&
+                      (!MayAdmit(request) || (recalled_for.has_value() && *recalled_for < request));
   std::optional<Loan> loan;
   if (!yields) loan = lent_.Reserve(from, ask.ticket(), request, ask.blocks(), now);
   messages::TryMoveKvReply& reply = *outbox_.Add(static_cast<int>(Value(from))).mutable_try_move_kv_reply();
@@ -149,10 +169,12 @@ void RManager::OnRepay(InstanceId from, const messages::Repay& repay) {
   ack.set_lendable(lent_.lendable());
 }
 
-void RManager::OnView(const messages::ClusterView& view) {
+void RManager::OnView(const messages::ClusterView& view, absl::Time now) {
   // The same view again still counts: it undoes what replies of the moment have told since (UpdateLendable).
   if (view.epoch() < facts_.epoch) return;
   facts_.epoch = view.epoch();
+  FollowMembers(view, now);
+  if (fenced_) return;
   for (const messages::InstanceFacts& instance : view.instances()) {
     if (instance.instance() >= facts_.instances.size()) {
       ++malformed_;
@@ -168,6 +190,7 @@ void RManager::OnView(const messages::ClusterView& view) {
                                              .lendable_max = std::min(blocks.lendable_max(), blocks.total()),
                                              .batch = instance.batch(),
                                              .waiting = instance.waiting()};
+    if (unreachable_[instance.instance()]) facts_.instances[instance.instance()].lendable = 0;
   }
   facts_.claim.reset();
   if (view.has_claim()) {
@@ -176,6 +199,99 @@ void RManager::OnView(const messages::ClusterView& view) {
   }
   facts_.oldest.reset();
   if (view.has_oldest()) facts_.oldest = FromWire(view.oldest());
+}
+
+void RManager::FollowMembers(const messages::ClusterView& view, absl::Time now) {
+  if (view.members_number() <= members_number_) return;
+  members_number_ = view.members_number();
+  for (const messages::Member& member : view.members()) {
+    if (member.instance() >= facts_.instances.size() || member.incarnation() == 0) {
+      ++malformed_;
+      continue;
+    }
+    const int peer = static_cast<int>(member.instance());
+    const bool lost = member.state() == messages::MEMBER_LOST;
+    if (InstanceId{member.instance()} == options_.self) {
+      const uint64_t own = Value(incarnation_);
+      if (member.incarnation() > own || (lost && member.incarnation() == own)) {
+        messages::Fenced fenced;
+        fenced.set_incarnation(member.incarnation());
+        OnFenced(fenced);
+      }
+      continue;
+    }
+    // All before the named one are lost, and it too if the list says so.
+    const uint64_t newest_lost = member.incarnation() - (lost ? 0 : 1);
+    if (newest_lost <= lost_[peer]) continue;
+    lost_[peer] = newest_lost;
+    if (incarnations_[peer] <= newest_lost) PeerLost(peer, now);
+  }
+}
+
+void RManager::OnFenced(const messages::Fenced& fenced) {
+  if (fenced_ || fenced.incarnation() < Value(incarnation_)) return;
+  if (fenced.incarnation() >= kIncarnationsMax) {
+    ++malformed_;
+    return;
+  }
+  fenced_ = true;
+  events_.push_back(FencedOut{Incarnation{fenced.incarnation() + 1}});
+}
+
+void RManager::Restart(Incarnation next) {
+  CHECK(next > incarnation_) << Value(next);
+  incarnation_ = next;
+  fenced_ = false;
+  outbox_.Take();
+  outbox_.set_incarnation(Value(next));
+  lent_.Restart(next);
+  borrowed_.Restart();
+  moves_.clear();
+  events_.clear();
+  const size_t instances = facts_.instances.size();
+  facts_ = ClusterFacts{};
+  facts_.instances.resize(instances);
+  load_ = Load{};
+  reported_.clear();
+  heartbeat_seq_ = 0;
+  full_heartbeat_ = true;
+  next_heartbeat_ = absl::InfinitePast();
+}
+
+void RManager::OnRecall(InstanceId from, const messages::Recall& recall, absl::Time now) {
+  const auto it = borrowed_.loans().find(LoanId{recall.loan().id()});
+  if (it == borrowed_.loans().end() || it->second.creditor != from ||
+      it->second.epoch != recall.loan().epoch()) {
+    ++stale_;  // repaid meanwhile, or not yet in use: the creditor asks again
+    return;
+  }
+  const int64_t left = static_cast<int64_t>(std::min<uint64_t>(recall.deadline_us(), int64_t{1} << 50));
+  events_.push_back(RecallWanted{.loan = it->second,
+                                 .deadline = now + absl::Microseconds(left),
+                                 .may_decline = it->second.request <= FromWire(recall.wanted_for())});
+}
+
+void RManager::DeclineRecall(LoanId loan) {
+  const auto it = borrowed_.loans().find(loan);
+  CHECK(it != borrowed_.loans().end()) << "loan " << Value(loan) << " is not in use";
+  ++declined_;
+  ToWire(it->second,
+         outbox_.Add(static_cast<int>(Value(it->second.creditor))).mutable_recall_declined()->mutable_loan());
+}
+
+// The oldest blocked request of this home would fit here if others gave back what they borrow.
+void RManager::RecallForOwnLoad(absl::Time now) {
+  const std::optional<Load::Blocked>& blocked = load_.oldest_blocked;
+  if (blocked.has_value() && now - blocked->since >= options_.recall_after && MayAdmit(blocked->request)) {
+    const uint32_t free = pool_->free_count();
+    if (blocked->blocks > free) lent_.Recall(blocked->blocks - free, blocked->request, now);
+  }
+  for (const LentLedger::RecallDue& due : lent_.TakeRecallsDue(now)) {
+    messages::Recall& recall = *outbox_.Add(static_cast<int>(Value(due.loan.debtor))).mutable_recall();
+    ToWire(due.loan, recall.mutable_loan());
+    recall.set_deadline_us(absl::ToInt64Microseconds(std::max(due.left, absl::ZeroDuration())));
+    ToWire(due.wanted_for, recall.mutable_wanted_for());
+  }
 }
 
 void RManager::OnMove(const messages::MoveKv& move) {
@@ -213,29 +329,35 @@ void RManager::FinishMove(uint64_t plan_id, uint32_t blocks_moved) {
 }
 
 void RManager::Tick(absl::Time now) {
+  if (fenced_) return;
   lent_.Tick(now);
+  RecallForOwnLoad(now);
   borrowed_.Tick(facts_, now);
   HurryHeartbeat();
   if (next_heartbeat_ <= now) SendHeartbeat(now);
 }
 
+// Loans are told before what became of them.
 std::vector<RManager::Event> RManager::TakeEvents() {
+  std::vector<Event> events;
   for (BorrowedLedger::Result& result : borrowed_.TakeResults()) {
     if (result.granted) {
-      events_.push_back(Borrowed{result.ticket, result.request, std::move(result.loans)});
+      events.push_back(Borrowed{result.ticket, result.request, std::move(result.loans)});
       continue;
     }
     const auto move = std::find_if(moves_.begin(), moves_.end(),
                                    [&](const auto& open) { return open.second.ticket == result.ticket; });
     if (move != moves_.end()) FinishMove(move->first, 0);
-    events_.push_back(
+    events.push_back(
         BorrowRefused{result.ticket, result.request, result.blocks, result.cluster_free, result.retry_after});
   }
-  return std::exchange(events_, {});
+  std::move(events_.begin(), events_.end(), std::back_inserter(events));
+  events_.clear();
+  return events;
 }
 
 absl::Time RManager::NextDeadline() const {
-  return std::min({next_heartbeat_, lent_.NextExpiry(), borrowed_.NextDeadline()});
+  return std::min({next_heartbeat_, lent_.NextDeadline(), borrowed_.NextDeadline()});
 }
 
 uint64_t RManager::Borrow(RequestId request, uint32_t blocks, Purpose purpose, absl::Time now,
@@ -252,9 +374,7 @@ void RManager::CancelBorrow(uint64_t ticket, absl::Time now) {
   }
 }
 
-void RManager::Repay(LoanId loan, absl::Time now) {
-  CHECK(borrowed_.Repay(loan, now)) << "loan " << Value(loan) << " is not in use";
-}
+void RManager::Repay(LoanId loan, absl::Time now) { borrowed_.Repay(loan, now); }
 
 void RManager::RepayAll(RequestId request, absl::Time now) {
   borrowed_.RepayAll(request, now);
@@ -265,11 +385,29 @@ void RManager::RepayAll(RequestId request, absl::Time now) {
 }
 
 void RManager::PeerLost(int peer, absl::Time now) {
-  if (peer < 0 || peer >= options_.instances) return;
-  const InstanceId id{static_cast<uint32_t>(peer)};
-  facts_.instances[peer].lendable = facts_.instances[peer].lendable_max = 0;
-  lent_.DropDebtor(id);
-  for (const Loan& loan : borrowed_.DropCreditor(id, facts_, now)) events_.push_back(LoanLost{loan});
+  lent_.DropDebtor(InstanceId(peer));
+  DropLoansFrom(peer, true, now);
+}
+
+void RManager::PeerUnreachable(int peer, absl::Time now) {
+  if (peer < 0 || peer >= options_.instances || InstanceId(peer) == options_.self || unreachable_[peer])
+    return;
+  unreachable_[peer] = true;
+  DropLoansFrom(peer, false, now);
+}
+
+void RManager::DropLoansFrom(int peer, bool process_gone, absl::Time now) {
+  facts_.instances[peer].lendable = 0;
+  if (process_gone) facts_.instances[peer] = {};
+  for (const Loan& loan : borrowed_.DropCreditor(InstanceId(peer), process_gone, facts_, now))
+    events_.push_back(LoanLost{loan});
+}
+
+void RManager::LoanRefused(LoanId id, absl::Time now) {
+  const auto it = borrowed_.loans().find(id);
+  if (it == borrowed_.loans().end()) return;
+  events_.push_back(LoanLost{it->second});
+  borrowed_.Repay(id, now);
 }
 
 bool RManager::MayAdmit(RequestId request) const {
@@ -293,11 +431,14 @@ RManager::Counters RManager::counters() const {
           .lost = lent.lost,
           .withdrawn = lent.withdrawn,
           .expired = lent.expired,
+          .recalled = lent.recalled,
+          .overdue = lent.overdue,
           .lent = lent_.lent(),
           .lent_max = lent.lent_max,
           .borrow_refused = borrowed_.refusals(),
           .borrowed = borrowed_.borrowed(),
           .borrowed_max = borrowed_.borrowed_max(),
+          .recalls_declined = declined_,
           .stale = stale_,
           .malformed = malformed_};
 }

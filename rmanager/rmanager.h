@@ -1,6 +1,6 @@
-// The worker's half of the loan protocol (rmanager/protocol.h): lends blocks of this worker's pool, borrows
-// from others, tells gManager about both. A state machine fed with messages and time: no socket, thread,
-// clock or randomness inside.
+// The worker's half of the loan protocol (fabric/messages/protocol.h): lends blocks of this worker's pool,
+// borrows from others, tells gManager about both. A state machine fed with messages and time: no socket,
+// thread, clock or randomness inside.
 //
 //   RManager manager(options, &pool);
 //   loop:                                             // the step thread, between two steps
@@ -37,6 +37,7 @@ struct RManagerOptions {
   int instances = 1;
   int gmanager = 0;  // rank
   Incarnation incarnation{1};
+  uint64_t process = 0;    // differs from one process of an instance to the next
   double reserve = 0.05;   // share of the pool that is never lent
   double lent_max = 0.80;  // share of the pool that is lent at most
   // Guesses. A peer answers between two of its steps, so deadlines are many steps long.
@@ -44,6 +45,9 @@ struct RManagerOptions {
   absl::Duration lease = absl::Seconds(30);  // of a reservation; longer than two reply deadlines
   absl::Duration reply_deadline = absl::Seconds(10);
   absl::Duration retry = absl::Seconds(1);
+  absl::Duration recall_after = absl::Milliseconds(250);  // an own request has waited for memory
+  absl::Duration recall_deadline = absl::Seconds(20);     // longer than two reply deadlines
+  absl::Duration recall_again = absl::Seconds(2);         // after the debtor declined
   absl::Duration backoff =
       absl::Milliseconds(20);  // after a first refusal by a creditor; doubles up to 16-fold
 };
@@ -89,22 +93,35 @@ struct MoveWanted {
   uint32_t blocks;
   InstanceId to;
 };
-// The creditor is gone, and the KV in the loan with it.
+// The creditor is gone or cannot be reached, and the KV in the loan with it. Never name the loan again.
 struct LoanLost {
   Loan loan;
+};
+// The creditor wants its blocks back. Do without the loan, then Repay it; or, if that is allowed,
+// DeclineRecall. Until then it may be used.
+struct RecallWanted {
+  Loan loan;
+  absl::Time deadline;  // after that the creditor ends it
+  bool may_decline;
+};
+// This process belongs to the cluster no more: its requests run elsewhere. Forget them, then Restart.
+struct FencedOut {
+  Incarnation next;
 };
 
 class RManager {
  public:
-  using Event = std::variant<Borrowed, BorrowRefused, MoveWanted, LoanLost>;
+  using Event = std::variant<Borrowed, BorrowRefused, MoveWanted, LoanLost, RecallWanted, FencedOut>;
   struct Counters {
     // As creditor: granted = repaid + lost + active.
     uint64_t granted = 0, refused = 0, repaid = 0, lost = 0, withdrawn = 0, expired = 0;
-    uint32_t lent = 0, lent_max = 0;  // blocks
+    uint64_t recalled = 0, overdue = 0;  // called back; of these, not repaid in time
+    uint32_t lent = 0, lent_max = 0;     // blocks
     // As debtor.
     uint64_t borrow_refused = 0;
     uint32_t borrowed = 0, borrowed_max = 0;  // blocks
-    uint64_t stale = 0, malformed = 0;        // messages dropped
+    uint64_t recalls_declined = 0;
+    uint64_t stale = 0, malformed = 0;  // messages dropped
   };
 
   RManager(const RManagerOptions& options, KvPool* pool);
@@ -121,7 +138,7 @@ class RManager {
   uint64_t Borrow(RequestId request, uint32_t blocks, Purpose purpose, absl::Time now,
                   std::optional<InstanceId> only_from = {});
   void CancelBorrow(uint64_t ticket, absl::Time now);  // no event follows
-  // From now on the loan must not be used. REQUIRES: was Borrowed, neither repaid nor lost.
+  // From now on the loan must not be used. Nothing happens to one that is lost or repaid.
   void Repay(LoanId loan, absl::Time now);
   // Every loan of the request, and borrowings under way, for which no event follows; also when there are
   // none. Call it when a request ends or is preempted.
@@ -137,8 +154,15 @@ class RManager {
   std::shared_ptr<const HostedLoans> hosted() const { return lent_.hosted(); }
   uint32_t lendable_now() const { return lent_.lendable(); }
 
-  // The peer is gone for good: its loans here end, ours there are lost (events).
-  void PeerLost(int peer, absl::Time now);
+  void DeclineRecall(LoanId loan);  // REQUIRES: RecallWanted with may_decline, and the loan is in use
+
+  // The connection to the peer broke, or it does not answer: our loans there are lost (events). It may be
+  // alive, so they are repaid; nothing is borrowed from it until it is heard of again.
+  void PeerUnreachable(int peer, absl::Time now);
+  // Its creditor does not know the loan (any more): it is lost (event).
+  void LoanRefused(LoanId loan, absl::Time now);
+  // After FencedOut: as a new process, with no loans. REQUIRES: the engine has forgotten its requests.
+  void Restart(Incarnation next);
 
   void SetLoad(const Load& load);
   // False while an older request has the claim.
@@ -166,11 +190,18 @@ class RManager {
   using Placements = std::map<PlacementKey, std::pair<uint32_t, uint32_t>>;  // -> blocks, movable
 
   bool AcceptIncarnation(int from, uint64_t incarnation, absl::Time now);
+  // The process is gone for good: its loans here end, ours there are lost (events).
+  void PeerLost(int peer, absl::Time now);
+  void DropLoansFrom(int peer, bool process_gone, absl::Time now);
+  void FollowMembers(const messages::ClusterView& view, absl::Time now);
+  void OnFenced(const messages::Fenced& fenced);
+  void OnRecall(InstanceId from, const messages::Recall& recall, absl::Time now);
+  void RecallForOwnLoad(absl::Time now);
   void UpdateLendable(int peer, uint32_t lendable);
   void OnTry(InstanceId from, const messages::TryMoveKv& ask, absl::Time now);
   void OnActivate(InstanceId from, const messages::ActivateLoan& activate);
   void OnRepay(InstanceId from, const messages::Repay& repay);
-  void OnView(const messages::ClusterView& view);
+  void OnView(const messages::ClusterView& view, absl::Time now);
   void OnMove(const messages::MoveKv& move);
   Placements CurrentPlacements() const;
   void SendHeartbeat(absl::Time now);
@@ -184,7 +215,12 @@ class RManager {
   ClusterFacts facts_;
   Load load_;
   std::vector<Event> events_;
+  Incarnation incarnation_;
+  bool fenced_ = false;                 // FencedOut was told, Restart has not been called
   std::vector<uint64_t> incarnations_;  // newest seen, by rank; 0 = none
+  std::vector<uint64_t> lost_;          // newest known to be lost, by rank
+  std::vector<bool> unreachable_;       // by rank
+  uint64_t members_number_ = 0;
   std::map<uint64_t, OpenMove> moves_;  // by plan id
   uint64_t newest_plan_ = 0;
 
@@ -194,7 +230,7 @@ class RManager {
   Placements reported_;
   uint32_t reported_lendable_ = 0;
 
-  uint64_t refused_ = 0, stale_ = 0, malformed_ = 0;
+  uint64_t refused_ = 0, stale_ = 0, malformed_ = 0, declined_ = 0;
 };
 
 }  // namespace lombard

@@ -16,13 +16,14 @@ struct Outgoing {
 // Rank 0 runs a worker and the global manager; the body says whose message it is. False for engine bodies
 // too.
 inline bool ForGlobalManager(const messages::ControlMessage& message) {
-  return message.has_heartbeat() || message.has_move_kv_done();
+  return message.has_heartbeat() || message.has_move_kv_done() || message.has_ping();
 }
 
 // Messages of one manager, each stamped with its process' incarnation.
 class Outbox {
  public:
   explicit Outbox(uint64_t incarnation) : incarnation_(incarnation) {}
+  void set_incarnation(uint64_t incarnation) { incarnation_ = incarnation; }  // of later messages
   // The reference is good until the next call.
   messages::ControlMessage& Add(int to) {
     Outgoing& out = messages_.emplace_back();

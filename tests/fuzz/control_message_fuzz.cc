@@ -19,6 +19,8 @@ void StepEngine(RManager& manager, uint64_t draw, absl::Time now) {
   for (const RManager::Event& event : manager.TakeEvents()) {
     if (const auto* move = std::get_if<MoveWanted>(&event)) manager.StartMove(move->plan_id, now);
     if (const auto* borrowed = std::get_if<Borrowed>(&event)) manager.Repay(borrowed->loans.front().id, now);
+    if (const auto* fenced = std::get_if<FencedOut>(&event)) manager.Restart(fenced->next);
+    if (std::holds_alternative<RecallWanted>(event)) manager.PeerUnreachable(static_cast<int>(draw % 4), now);
   }
   switch (draw % 5) {
     case 0:
@@ -93,10 +95,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
     if (sent.size() > 8) sent.erase(sent.begin(), sent.end() - 8);
     gmanager.TakeOutgoing();
-    gmanager.TakeEvents();
     CHECK_OK(manager.CheckInvariants());
   }
-  for (int i = 0; i < kInstances; ++i) manager.PeerLost(i, now);
+  for (int i = 0; i < kInstances; ++i) manager.PeerUnreachable(i, now);
+  CHECK_OK(manager.CheckInvariants());
+  manager.Restart(Incarnation{(uint64_t{1} << 31) + 1});
   CHECK_OK(manager.CheckInvariants());
   CHECK_EQ(pool.free_count(), pool.total_count());
   return 0;

@@ -127,8 +127,9 @@ TEST_F(GManagerTest, CopiesAndEarlierProcessesAreStaleALaterOneStartsAnew) {
   restarted.set_incarnation(2);
   Ack(0, restarted);
   EXPECT_THAT(manager_.State().placements, IsEmpty());
-  EXPECT_THAT(Send(0, Beat(0, 3)), IsEmpty());
-  EXPECT_EQ(manager_.counters().stale, 3);
+  const std::vector<Outgoing> answer = Send(0, Beat(0, 3));
+  ASSERT_THAT(answer, SizeIs(1));
+  EXPECT_EQ(answer[0].message.fenced().incarnation(), 2);
 }
 
 TEST_F(GManagerTest, TheOldestRequestBlockedLongEnoughGetsTheClaimAndEveryoneIsTold) {
@@ -172,23 +173,74 @@ TEST_F(GManagerTest, TheOldestUnfinishedRequestOfTheClusterIsInTheView) {
   EXPECT_FALSE(Ack(0, Beat(0, 2)).view().has_oldest());
 }
 
-TEST_F(GManagerTest, ASilentWorkerIsReportedOnce) {
+TEST_F(GManagerTest, WhoIsSilentIsLostEveryoneIsToldAndItsClaimEnds) {
   manager_.Tick(now_);
   Ack(0, Beat(0, 1));
-  Ack(1, Beat(1, 1));
-  now_ += absl::Seconds(4);
-  Ack(0, Beat(0, 2));
-  now_ += absl::Seconds(1);
-  manager_.Tick(now_);
-  EXPECT_THAT(manager_.TakeEvents(), IsEmpty());
+  ControlMessage blocked = Beat(1, 1);
+  SetBlocked(blocked, 100, 1, 1000000);
+  AddPlacement(blocked, 1, 2, 5);
+  Ack(1, blocked);
+  ASSERT_TRUE(manager_.claim().has_value());
+  for (int i = 0; i < 5; ++i) {
+    now_ += absl::Seconds(1);
+    manager_.Tick(now_);
+    EXPECT_THAT(manager_.TakeOutgoing(), IsEmpty());
+  }
   now_ += absl::Microseconds(1);
   manager_.Tick(now_);
-  const std::vector<GManager::Event> events = manager_.TakeEvents();
-  ASSERT_THAT(events, SizeIs(2)) << "the silent one, and the one never heard of";
-  EXPECT_EQ(std::get<WorkerSilent>(events[0]).instance, InstanceId{1});
-  EXPECT_EQ(std::get<WorkerSilent>(events[1]).instance, InstanceId{2});
-  manager_.Tick(now_ + absl::Seconds(1));
-  EXPECT_THAT(manager_.TakeEvents(), IsEmpty());
+  const std::vector<Outgoing> told = manager_.TakeOutgoing();  // rank 0 is the manager's own process
+  ASSERT_THAT(told, SizeIs(testing::Ge(1)));
+  EXPECT_EQ(told.back().to, 0);
+  const messages::ClusterView& view = told.back().message.cluster_view();
+  ASSERT_THAT(view.members(), SizeIs(2));
+  EXPECT_EQ(view.members(0).state(), messages::MEMBER_ALIVE);
+  EXPECT_EQ(view.members(1).state(), messages::MEMBER_LOST);
+  EXPECT_EQ(view.members(1).incarnation(), 1);
+  EXPECT_THAT(view.instances(), SizeIs(1));
+  EXPECT_FALSE(view.has_claim());
+  EXPECT_THAT(manager_.State().placements, IsEmpty());
+}
+
+TEST_F(GManagerTest, WhoWasLostComesBackAsANewIncarnationOnly) {
+  Ack(1, Beat(1, 1));
+  manager_.ConnectionLost(1, now_);
+  manager_.TakeOutgoing();
+  std::vector<Outgoing> answer = Send(1, Beat(1, 2));
+  ASSERT_THAT(answer, SizeIs(1));
+  EXPECT_EQ(answer[0].message.fenced().incarnation(), 1);
+  ControlMessage again = Beat(1, 1);
+  again.set_incarnation(2);
+  const messages::HeartbeatAck ack = Ack(1, again);
+  EXPECT_EQ(ack.view().members(0).state(), messages::MEMBER_ALIVE);
+  EXPECT_EQ(ack.view().members(0).incarnation(), 2);
+}
+
+TEST_F(GManagerTest, ARestartedProcessThatTakesItsOldNumberIsFencedAndTheOldOneLost) {
+  Ack(1, Beat(1, 1));
+  ControlMessage restarted;
+  restarted.set_incarnation(1);
+  restarted.mutable_ping()->set_process(77);
+  const std::vector<Outgoing> answer = Send(1, restarted);
+  ASSERT_THAT(answer, SizeIs(1));
+  EXPECT_EQ(answer[0].message.fenced().incarnation(), 1);
+  EXPECT_EQ(manager_.membership().members()[1].state, Membership::State::kLost);
+}
+
+TEST(Membership, AGapBetweenTwoCallsIsNotHeldAgainstTheOthers) {
+  Membership members(2, InstanceId{0}, absl::Seconds(1));
+  absl::Time now = absl::UnixEpoch();
+  members.Tick(now);
+  members.Heard(InstanceId{1}, Incarnation{1}, 5, now);
+  members.Tick(now += absl::Seconds(30));  // this process was stopped
+  EXPECT_TRUE(members.IsAlive(InstanceId{1}, Incarnation{1}));
+  members.Tick(now += absl::Milliseconds(400));
+  members.Tick(now += absl::Milliseconds(400));
+  EXPECT_TRUE(members.IsAlive(InstanceId{1}, Incarnation{1}));
+  EXPECT_EQ(members.NextDeadline(), now + absl::Milliseconds(200) + absl::Microseconds(1));
+  const uint64_t number = members.number();
+  members.Tick(now += absl::Milliseconds(201));
+  EXPECT_FALSE(members.IsAlive(InstanceId{1}, Incarnation{1}));
+  EXPECT_GT(members.number(), number);
 }
 
 // The planner's worked example, as heartbeats: 40 K of one long request beside 17 short ones, an endless

@@ -1,5 +1,5 @@
-// Each row of the state table of rmanager/protocol.h, from the creditor's side: one RManager, its peer's
-// messages written by hand.
+// Each row of the state table of fabric/messages/protocol.h, from the creditor's side: one RManager, its
+// peer's messages written by hand.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -71,6 +71,16 @@ class CreditorTest : public testing::Test {
     *message.mutable_repay()->mutable_loan() = loan;
     const std::vector<Outgoing> answers = Answers(from, message);
     return answers.size() == 1 && answers[0].message.repay_ack().loan().id() == loan.id();
+  }
+  void PublishLost(uint32_t instance, uint64_t incarnation) {
+    ControlMessage message = From();
+    messages::ClusterView& view = *message.mutable_cluster_view();
+    view.set_members_number(1);
+    messages::Member& member = *view.add_members();
+    member.set_instance(instance);
+    member.set_incarnation(incarnation);
+    member.set_state(messages::MEMBER_LOST);
+    manager_.Handle(kGManager, message, now_);
   }
   void PublishClaim(RequestId request, uint64_t epoch) {
     ControlMessage message = From();
@@ -214,12 +224,134 @@ TEST_F(CreditorTest, ALostDebtorsLoansEndUnderANewEpoch) {
   const messages::LoanKey active = Try(7, 3).loan();
   ASSERT_TRUE(Activate(active));
   const messages::LoanKey reserved = Try(8, 4).loan();
-  manager_.PeerLost(kDebtor, now_);
+  PublishLost(kDebtor, 1);
   EXPECT_EQ(pool_.free_count(), 100);
-  EXPECT_FALSE(Activate(active));
-  EXPECT_FALSE(Activate(reserved));
   EXPECT_EQ(manager_.counters().lost, 1);
   EXPECT_GT(manager_.hosted()->epoch, active.epoch());
+  ControlMessage late = From(1);
+  *late.mutable_activate_loan()->mutable_loan() = reserved;
+  EXPECT_THAT(Answers(kDebtor, late), testing::IsEmpty());
+  EXPECT_EQ(manager_.counters().stale, 1);
+}
+
+TEST_F(CreditorTest, ADebtorThatCannotBeReachedKeepsItsLoansHere) {
+  const messages::LoanKey active = Try(7, 3).loan();
+  ASSERT_TRUE(Activate(active));
+  manager_.PeerUnreachable(kDebtor, now_);
+  EXPECT_EQ(pool_.free_count(), 97);
+  EXPECT_TRUE(Repay(active));
+  EXPECT_EQ(pool_.free_count(), 100);
+}
+
+class RecallTest : public CreditorTest {
+ protected:
+  // An own request lacks `blocks` beyond what is free, since `waited`.
+  void SetBlocked(uint32_t blocks, absl::Duration waited, RequestId request = {200, 1}) {
+    manager_.SetLoad(
+        {.oldest_blocked = Load::Blocked{
+             .request = request, .blocks = pool_.free_count() + blocks, .since = now_ - waited}});
+  }
+  std::vector<messages::Recall> Recalls() {
+    manager_.Tick(now_);
+    std::vector<messages::Recall> recalls;
+    for (const Outgoing& out : Drain()) {
+      if (out.message.has_recall()) recalls.push_back(out.message.recall());
+    }
+    return recalls;
+  }
+};
+
+TEST_F(RecallTest, OwnRequestsComeFirstTheYoungestBorrowersGiveBackFirstAndOnlyAsMuchAsIsLacking) {
+  const messages::LoanKey old = Try(7, 30, messages::PURPOSE_ADMISSION, {10, 1}).loan();
+  const messages::LoanKey young = Try(8, 20, messages::PURPOSE_ADMISSION, {300, 1}).loan();
+  ASSERT_TRUE(Activate(old));
+  ASSERT_TRUE(Activate(young));
+  SetBlocked(5, absl::Milliseconds(249));
+  EXPECT_THAT(Recalls(), testing::IsEmpty()) << "too early";
+  SetBlocked(51, absl::Milliseconds(250));
+  EXPECT_THAT(Recalls(), testing::IsEmpty()) << "not even all loans together would help";
+  SetBlocked(5, absl::Milliseconds(250));
+  const std::vector<messages::Recall> recalls = Recalls();
+  ASSERT_THAT(recalls, testing::SizeIs(1));
+  EXPECT_EQ(recalls[0].loan().id(), young.id());
+  EXPECT_EQ(recalls[0].wanted_for().arrival_us(), 200);
+  EXPECT_THAT(Recalls(), testing::IsEmpty()) << "asked already";
+  now_ += absl::Seconds(1);
+  EXPECT_THAT(Recalls(), testing::SizeIs(1)) << "again, as no answer came";
+  EXPECT_NE(manager_.hosted()->Find(LoanId{young.id()}, young.epoch()), nullptr)
+      << "served until it is repaid";
+  EXPECT_TRUE(Repay(young));
+  EXPECT_EQ(pool_.free_count(), 70);
+  EXPECT_EQ(manager_.counters().recalled, 1);
+  EXPECT_EQ(manager_.counters().repaid, 1);
+}
+
+TEST_F(RecallTest, MemoryCalledBackIsNotLentAgainToYoungerRequests) {
+  ASSERT_TRUE(Activate(Try(7, 30, messages::PURPOSE_ADMISSION, {300, 1}).loan()));
+  SetBlocked(5, absl::Seconds(1));
+  ASSERT_THAT(Recalls(), testing::SizeIs(1));
+  EXPECT_FALSE(Try(9, 1, messages::PURPOSE_ADMISSION, {201, 1}).has_loan());
+  EXPECT_TRUE(Try(10, 1, messages::PURPOSE_ADMISSION, {199, 1}).has_loan());
+}
+
+TEST_F(RecallTest, AnOlderRequestMayDeclineAYoungerOneMayNot) {
+  const messages::LoanKey old = Try(7, 30, messages::PURPOSE_ADMISSION, {10, 1}).loan();
+  ASSERT_TRUE(Activate(old));
+  SetBlocked(5, absl::Seconds(1));
+  ASSERT_THAT(Recalls(), testing::SizeIs(1));
+  ControlMessage declined = From();
+  *declined.mutable_recall_declined()->mutable_loan() = old;
+  Answers(kDebtor, declined);
+  now_ += absl::Milliseconds(1999);
+  SetBlocked(5, absl::Seconds(1));
+  EXPECT_THAT(Recalls(), testing::IsEmpty());
+  now_ += absl::Milliseconds(1);
+  SetBlocked(5, absl::Seconds(1), {9, 1});
+  EXPECT_THAT(Recalls(), testing::SizeIs(1));
+  Answers(kDebtor, declined);  // the waiting request is the older one now
+  now_ += absl::Seconds(1);
+  EXPECT_THAT(Recalls(), testing::SizeIs(1));
+}
+
+TEST_F(RecallTest, AfterTheDeadlineTheLoanEndsUnderANewEpoch) {
+  const messages::LoanKey loan = Try(7, 30, messages::PURPOSE_ADMISSION, {300, 1}).loan();
+  ASSERT_TRUE(Activate(loan));
+  SetBlocked(5, absl::Seconds(1));
+  ASSERT_THAT(Recalls(), testing::SizeIs(1));
+  now_ += absl::Seconds(20);
+  Recalls();
+  EXPECT_EQ(manager_.hosted()->Find(LoanId{loan.id()}, loan.epoch()), nullptr);
+  EXPECT_GT(manager_.hosted()->epoch, loan.epoch());
+  EXPECT_EQ(pool_.free_count(), 100);
+  EXPECT_EQ(manager_.counters().overdue, 1);
+  EXPECT_EQ(manager_.counters().lost, 1);
+}
+
+TEST_F(CreditorTest, WhoIsFencedForgetsEverythingAndReportsAsTheNextIncarnation) {
+  const messages::LoanKey loan = Try(7, 3).loan();
+  ASSERT_TRUE(Activate(loan));
+  const auto reader = manager_.hosted();  // a service thread at work
+  ControlMessage fenced = From();
+  fenced.mutable_fenced()->set_incarnation(4);
+  manager_.Handle(kGManager, fenced, now_);
+  EXPECT_THAT(manager_.TakeEvents(), testing::IsEmpty()) << "of an earlier process of this instance";
+  fenced.mutable_fenced()->set_incarnation(5);
+  manager_.Handle(kGManager, fenced, now_);
+  const std::vector<RManager::Event> events = manager_.TakeEvents();
+  ASSERT_THAT(events, testing::SizeIs(1));
+  EXPECT_EQ(std::get<FencedOut>(events[0]).next, Incarnation{6});
+  Drain();
+  manager_.Tick(now_);
+  EXPECT_THAT(manager_.TakeOutgoing(), testing::IsEmpty()) << "nothing as the old one";
+  manager_.Restart(Incarnation{6});
+  EXPECT_EQ(pool_.free_count(), 97) << "still read";
+  EXPECT_EQ(manager_.hosted()->Find(LoanId{loan.id()}, loan.epoch()), nullptr);
+  manager_.Tick(now_);
+  const std::vector<Outgoing> sent = manager_.TakeOutgoing();
+  ASSERT_THAT(sent, testing::SizeIs(1));
+  EXPECT_EQ(sent[0].message.incarnation(), 6);
+  EXPECT_TRUE(sent[0].message.heartbeat().full());
+  EXPECT_EQ(sent[0].message.heartbeat().seq(), 1);
 }
 
 TEST_F(CreditorTest, ARestartedDebtorHasLostItsLoansAndItsEarlierMessagesAreStale) {

@@ -1,4 +1,4 @@
-// The debtor's side of rmanager/protocol.h: one RManager, its creditors' answers written by hand.
+// The debtor's side of fabric/messages/protocol.h: one RManager, its creditors' answers written by hand.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -337,17 +337,88 @@ TEST_F(DebtorTest, CapacityIsTheOwnPoolAndWhatOthersWouldLend) {
   EXPECT_TRUE(manager_.view().complete());
 }
 
-TEST_F(DebtorTest, ALostCreditorsLoansAreReportedAndItsBorrowingsFail) {
+TEST_F(DebtorTest, AnUnreachableCreditorsLoansAreLostAndItsBorrowingsFail) {
   BorrowForty();
   PublishLendable({10, 0, 30, 20});
   manager_.Borrow({100, 2}, 50, Purpose::kAdmission, now_);
   Sent();
-  manager_.PeerLost(2, now_);
+  manager_.PeerUnreachable(2, now_);
   const std::vector<RManager::Event> events = manager_.TakeEvents();
   ASSERT_THAT(events, SizeIs(2));
-  EXPECT_EQ(std::get<LoanLost>(events[0]).loan.creditor, InstanceId{2});
-  EXPECT_EQ(std::get<BorrowRefused>(events[1]).request, (RequestId{100, 2}));
+  EXPECT_EQ(std::get<BorrowRefused>(events[0]).request, (RequestId{100, 2}));
+  EXPECT_EQ(std::get<LoanLost>(events[1]).loan.creditor, InstanceId{2});
   EXPECT_EQ(manager_.counters().borrowed, 10);
+  // It may be alive: it is repaid until it answers.
+  const auto repays = [&] {
+    int count = 0;
+    for (const Outgoing& out : Sent()) count += out.to == 2 && out.message.has_repay();
+    return count;
+  };
+  EXPECT_EQ(repays(), 1);
+  now_ += absl::Seconds(1);
+  manager_.Tick(now_);
+  EXPECT_EQ(repays(), 1);
+}
+
+TEST_F(DebtorTest, ALostCreditorIsNotRepaid) {
+  BorrowForty();
+  Sent();
+  ControlMessage message;
+  message.set_incarnation(1);
+  messages::ClusterView& view = *message.mutable_cluster_view();
+  view.set_epoch(1000);
+  view.set_members_number(1);
+  messages::Member& member = *view.add_members();
+  member.set_instance(2);
+  member.set_incarnation(1);
+  member.set_state(messages::MEMBER_LOST);
+  manager_.Handle(0, message, now_);
+  const std::vector<RManager::Event> events = manager_.TakeEvents();
+  ASSERT_THAT(events, SizeIs(1));
+  const Loan loan = std::get<LoanLost>(events[0]).loan;
+  EXPECT_EQ(loan.creditor, InstanceId{2});
+  Sent();
+  now_ += absl::Seconds(5);
+  manager_.Tick(now_);
+  for (const Outgoing& out : Sent()) EXPECT_FALSE(out.to == 2 && out.message.has_repay());
+  manager_.LoanRefused(loan.id, now_);  // known to be lost already
+  EXPECT_THAT(manager_.TakeEvents(), IsEmpty());
+}
+
+TEST_F(DebtorTest, ARefusedLoanIsLost) {
+  BorrowForty();
+  const Loan loan = manager_.borrowed().begin()->second;
+  manager_.LoanRefused(loan.id, now_);
+  const std::vector<RManager::Event> events = manager_.TakeEvents();
+  ASSERT_THAT(events, SizeIs(1));
+  EXPECT_EQ(std::get<LoanLost>(events[0]).loan.id, loan.id);
+  EXPECT_EQ(manager_.counters().borrowed, 40 - loan.blocks);
+}
+
+TEST_F(DebtorTest, ARecallIsToldWithTheRightToDecline) {
+  BorrowForty();
+  Sent();
+  const Loan loan = manager_.borrowed().begin()->second;
+  const auto recall = [&](RequestId wanted_for) {
+    ControlMessage message;
+    message.set_incarnation(1);
+    ToWire(loan, message.mutable_recall()->mutable_loan());
+    message.mutable_recall()->set_deadline_us(5000000);
+    ToWire(wanted_for, message.mutable_recall()->mutable_wanted_for());
+    manager_.Handle(static_cast<int>(Value(loan.creditor)), message, now_);
+    const std::vector<RManager::Event> events = manager_.TakeEvents();
+    return events.size() == 1 ? std::get<RecallWanted>(events[0]) : RecallWanted{};
+  };
+  EXPECT_EQ(recall({kRequest.arrival_us - 1, 1}).loan.id, loan.id);
+  EXPECT_EQ(recall({kRequest.arrival_us - 1, 1}).deadline, now_ + absl::Seconds(5));
+  EXPECT_FALSE(recall({kRequest.arrival_us - 1, 1}).may_decline);
+  EXPECT_TRUE(recall({kRequest.arrival_us + 1, 1}).may_decline);
+  manager_.DeclineRecall(loan.id);
+  const std::vector<Outgoing> sent = Sent();
+  ASSERT_THAT(sent, SizeIs(1));
+  EXPECT_EQ(sent[0].message.recall_declined().loan().id(), Value(loan.id));
+  manager_.Repay(loan.id, now_);
+  EXPECT_EQ(recall({1, 1}).loan.id, LoanId{}) << "not in use any more";
 }
 
 TEST_F(DebtorTest, HostileAnswersDoNoHarm) {

@@ -75,6 +75,15 @@ void SimEngine::OnEvent(const RManager::Event& event, absl::Time now) {
     } else {
       moving_[*manager_->StartMove(move->plan_id, now)] = {move->plan_id, move->request};
     }
+  } else if (const auto* recall = std::get_if<RecallWanted>(&event)) {
+    State& state = requests_.at(recall->loan.request);
+    if (!state.loans.contains(recall->loan.id)) return;  // repaid since
+    if (recall->may_decline) return manager_->DeclineRecall(recall->loan.id);
+    ReleaseEverything(state, now);
+    state.phase = Phase::kWaiting;
+    state.not_before = now;
+    ++state.preemptions;
+    ++preemptions_;
   } else {
     CHECK(false) << "a creditor was lost in a run without losses";
   }

@@ -1,6 +1,6 @@
 // A worker's engine reduced to what the managers see of it: requests that need memory, grow, and end. Follows
-// the rules that rmanager/protocol.h sets for a home: all or nothing, wait without holding, preempt rather
-// than wait while holding.
+// the rules that fabric/messages/protocol.h sets for a home: all or nothing, wait without holding, preempt
+// rather than wait while holding.
 #pragma once
 
 #include <map>

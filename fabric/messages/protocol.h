@@ -1,14 +1,34 @@
-// The loan protocol. Messages: fabric/messages/control.proto. This text is the specification; the code
-// follows it.
+// The loan protocol between the workers of a job and its global manager. This text is the specification; the
+// code follows it. Messages: fabric/messages/control.proto.
 //
 // ROLES
 //   debtor    home of a request; borrows blocks of another worker's pool. Its block table names the creditor.
 //   creditor  owns the blocks. Its ledger names the debtor. It alone decides what it lends; its ledger is the
 //             truth.
-//   gManager  collects heartbeats, publishes the cluster view with the claim, advises moves. It decides
-//             nothing about memory.
+//   gManager  says who belongs to the cluster, collects heartbeats, publishes the view with the claim,
+//   advises
+//             moves. It decides nothing about memory.
 // Every worker is debtor and creditor at once. Everyone acts on views that may be stale; a refusal is the
-// ordinary answer to that.
+// ordinary answer to that. The subject of a loan is blocks of one request. Within a loan the holder of the
+// blocks changes only by the debtor's decision, between two of its steps.
+//
+// MEMBERSHIP. A process is (instance, incarnation). gManager alone issues the list of members; each change
+// has a number of its own, and the list travels in every cluster view.
+//   event at gManager                        what becomes of the instance
+//   ping or heartbeat of an unknown process  alive, if its incarnation is larger than any known of the
+//   instance the same incarnation, another process    lost: a restarted process took its own number for
+//   granted no ping for dead_after                   lost the connection to it broke               lost
+//   anything from a lost or older one        is answered by Fenced, which names the largest incarnation known
+// Who is lost stays lost: there is no way back but as a new incarnation. A process that reads Fenced, or a
+// list in which it is lost, forgets every loan and request, takes the next number and reports anew; it sends
+// nothing but pings and heartbeats until a list shows it alive. Everybody else drops the messages of a
+// process from the moment on that they know it to be lost, ends its loans here (new ledger epoch) and treats
+// its loans there as lost. So false suspicion costs work, never a result: what a fenced process still
+// computes is refused by epoch at its creditors and by incarnation at the front door.
+//   A worker that cannot reach a peer does not declare it dead. As debtor it treats its loans there as lost,
+// goes on repaying them until the peer answers or is lost, and reports the peer as unreachable. As creditor
+// it waits: the debtor repays when it can, or the members' list ends the loan.
+//   A worker that loses gManager ends.
 //
 // STATES OF A LOAN AT THE CREDITOR
 //   state      event                            next       what the creditor does
@@ -19,8 +39,11 @@
 //   reserved   Repay                            repaid     frees, answers RepayAck
 //   reserved   lease over (creditor's clock)    expired    frees, new ledger epoch
 //   active     TryMoveKv or ActivateLoan again  active     answers as before
-//   active     Repay                            repaid     withdraws the slots, answers RepayAck; the blocks
+//   active     own load wants the memory        recalled   sends Recall, repeats it every `retry`
+//   active, recalled  Repay                     repaid     withdraws the slots, answers RepayAck; the blocks
 //                                                          are free when service has let go of them
+//   recalled   RecallDeclined                   active     asks for this loan no more for `recall_again`
+//   recalled   recall deadline over             expired    withdraws, frees, new ledger epoch
 //   any        debtor lost, or restarted        expired    withdraws, frees, new ledger epoch
 //   repaid and expired loans are forgotten; a loan id is never used again:
 //              ActivateLoan                     -          answers not active
@@ -49,9 +72,23 @@
 // known (RManager::IsOldest): it preempts instead. So the oldest blocked request always gets through, then
 // the next.
 //
+// RECALL. Own requests come first: when one of the creditor's requests has waited for memory for longer than
+// `recall_after`, and it would fit here without what is lent, the creditor recalls active loans, those of the
+// youngest requests first, until they cover what it lacks. The debtor moves the blocks elsewhere, computes
+// them again at home, or preempts the request, and repays before the deadline; it goes on using the loan
+// until then. A request that is older than the one the memory is wanted for may keep it: when there is
+// nowhere to move to, the debtor declines. So the oldest request is never preempted for a younger one.
+// Without an answer within `recall_deadline` of the creditor's clock the loan expires: later queries are
+// refused, and the debtor treats it as lost.
+//
+// A LOAN LOST, at the debtor: the creditor is lost or unreachable, or refused a query or write because it
+// does not know (id, epoch). The home forgets the span and computes its tokens again against the KV that is
+// left. No step that used the loan commits.
+//
 // EPOCHS AND COPIES
-//   incarnation  in every message; a smaller one than known is dropped; a larger one means that the peer
-//                restarted and that loans with the earlier process are lost
+//   incarnation  in every message; a smaller one than known, or one known to be lost, is dropped; a larger
+//   one
+//                means that the peer restarted and that loans with the earlier process are lost
 //   loan         (id, epoch): id is (creditor << 40 | counter); epoch is the creditor's ledger epoch at the
 //                grant, which starts at incarnation << 32 and grows whenever a loan ends without its debtor's
 //                Repay. Who names a loan names both, and must be its debtor; anything else finds no loan
@@ -61,8 +98,13 @@
 //   plan_id      grows; an older MoveKv than the newest seen is dropped
 //
 // LEASES AND DEADLINES are durations on the clock of whoever waits: no time stamp crosses the wire. An
-// active loan has no timer: its end is Repay, or the loss of the debtor as decided by the membership.
-// Silence of a worker is gManager's to notice.
+// active loan that is not recalled has no timer: its end is Repay, or the loss of the debtor as decided by
+// the membership. Silence of a worker is gManager's to notice.
+//
+// REQUESTS AND TOKENS. The front door, beside gManager, gives each request to one process and notes
+// its incarnation. Tokens count only from that process and in order of their index; all others are dropped
+// and counted. When the process is lost, the request goes to another one with the tokens delivered so far,
+// which generates the rest. So every token is delivered exactly once, whoever computes it how often.
 //
 // MOVES: gManager sends MoveKv (advice) to the home. The home's engine refuses, or borrows at the named
 // destination (TryMoveKv), copies, flips its table between two steps, and reports MoveKvDone. A refused one
@@ -75,7 +117,7 @@
 
 namespace lombard {
 
-enum class LoanState : uint8_t { kReserved, kActive };
+enum class LoanState : uint8_t { kReserved, kActive, kRecalled };
 
 constexpr LoanId MakeLoanId(InstanceId creditor, uint64_t counter) {
   return LoanId{(uint64_t{Value(creditor)} << 40) | counter};
