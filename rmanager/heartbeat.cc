@@ -39,8 +39,8 @@ void RManager::SendHeartbeat(absl::Time now) {
   beat.set_seq(++heartbeat_seq_);
   beat.set_full(full_heartbeat_);
   beat.set_process(options_.process);
-  for (size_t peer = 0; peer < unreachable_.size(); ++peer) {
-    if (unreachable_[peer]) beat.add_unreachable(static_cast<uint32_t>(peer));
+  for (int peer = 0; peer < options_.instances; ++peer) {
+    if (Unreachable(peer, now)) beat.add_unreachable(static_cast<uint32_t>(peer));
   }
   beat.set_batch(load_.batch);
   beat.set_waiting(load_.waiting);

@@ -35,7 +35,7 @@ RManager::RManager(const RManagerOptions& options, KvPool* pool)
       incarnation_(options.incarnation),
       incarnations_(options.instances, 0),
       lost_(options.instances, 0),
-      unreachable_(options.instances, false) {
+      unreachable_until_(options.instances, absl::InfinitePast()) {
   CHECK_LT(Value(options.self), static_cast<uint32_t>(options.instances));
   CHECK_GT(Value(options.incarnation), 0u);
   facts_.instances.resize(options.instances);
@@ -47,12 +47,16 @@ void RManager::Handle(int from, const messages::ControlMessage& message, absl::T
     ++malformed_;
     return;
   }
-  if (!AcceptIncarnation(from, message.incarnation(), now)) return;
   const Body body = message.body_case();
   const bool from_gmanager = body == Body::kHeartbeatAck || body == Body::kClusterView ||
                              body == Body::kMoveKv || body == Body::kFenced;
   if (from_gmanager ? from != options_.gmanager : from == static_cast<int>(Value(options_.self))) {
     ++malformed_;
+    return;
+  }
+  if (!(from_gmanager ? AcceptGManager(message.incarnation())
+                      : AcceptIncarnation(from, message.incarnation(), now))) {
+    ++stale_;
     return;
   }
   const InstanceId peer{static_cast<uint32_t>(from)};
@@ -114,19 +118,21 @@ void RManager::UpdateLendable(int peer, uint32_t lendable) {
 
 bool RManager::AcceptIncarnation(int from, uint64_t incarnation, absl::Time now) {
   uint64_t& known = incarnations_[from];
-  if (incarnation < known || incarnation <= lost_[from] || fenced_) {
-    ++stale_;
-    return false;
-  }
-  unreachable_[from] = false;
-  if (incarnation > known && known != 0) {
-    PeerLost(from, now);
-    if (from == options_.gmanager) {  // the new one knows nothing and counts from the start
-      facts_.epoch = newest_plan_ = 0;
-      full_heartbeat_ = true;
-    }
-  }
+  if (incarnation < known || incarnation <= lost_[from] || fenced_) return false;
+  unreachable_until_[from] = absl::InfinitePast();
+  if (incarnation > known && known != 0) PeerLost(from, now);
   known = incarnation;
+  return true;
+}
+
+// Its incarnation is its own, whatever becomes of the instance beside it.
+bool RManager::AcceptGManager(uint64_t incarnation) {
+  if (incarnation < gmanager_incarnation_ || fenced_) return false;
+  if (incarnation > gmanager_incarnation_) {  // a new one knows nothing and counts from the start
+    facts_.epoch = newest_plan_ = members_number_ = 0;
+    full_heartbeat_ = true;
+  }
+  gmanager_incarnation_ = incarnation;
   return true;
 }
 
@@ -190,7 +196,8 @@ void RManager::OnView(const messages::ClusterView& view, absl::Time now) {
                                              .lendable_max = std::min(blocks.lendable_max(), blocks.total()),
                                              .batch = instance.batch(),
                                              .waiting = instance.waiting()};
-    if (unreachable_[instance.instance()]) facts_.instances[instance.instance()].lendable = 0;
+    if (Unreachable(static_cast<int>(instance.instance()), now))
+      facts_.instances[instance.instance()].lendable = 0;
   }
   facts_.claim.reset();
   if (view.has_claim()) {
@@ -273,7 +280,7 @@ void RManager::OnRecall(InstanceId from, const messages::Recall& recall, absl::T
 
 void RManager::DeclineRecall(LoanId loan) {
   const auto it = borrowed_.loans().find(loan);
-  CHECK(it != borrowed_.loans().end()) << "loan " << Value(loan) << " is not in use";
+  if (it == borrowed_.loans().end()) return;
   ++declined_;
   ToWire(it->second,
          outbox_.Add(static_cast<int>(Value(it->second.creditor))).mutable_recall_declined()->mutable_loan());
@@ -390,9 +397,8 @@ void RManager::PeerLost(int peer, absl::Time now) {
 }
 
 void RManager::PeerUnreachable(int peer, absl::Time now) {
-  if (peer < 0 || peer >= options_.instances || InstanceId(peer) == options_.self || unreachable_[peer])
-    return;
-  unreachable_[peer] = true;
+  if (peer < 0 || peer >= options_.instances || InstanceId(peer) == options_.self) return;
+  unreachable_until_[peer] = now + options_.unreachable_for;
   DropLoansFrom(peer, false, now);
 }
 

@@ -24,6 +24,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "base/planted_bug.h"
 #include "fabric/messages/outgoing.h"
 #include "kvpool/kv_pool.h"
 #include "rmanager/borrowed_ledger.h"
@@ -48,8 +49,10 @@ struct RManagerOptions {
   absl::Duration recall_after = absl::Milliseconds(250);  // an own request has waited for memory
   absl::Duration recall_deadline = absl::Seconds(20);     // longer than two reply deadlines
   absl::Duration recall_again = absl::Seconds(2);         // after the debtor declined
+  absl::Duration unreachable_for = absl::Seconds(2);
   absl::Duration backoff =
       absl::Milliseconds(20);  // after a first refusal by a creditor; doubles up to 16-fold
+  PlantedBug bug = PlantedBug::kNone;
 };
 
 // What the engine tells for the heartbeat. Blocks and tokens of its own requests in its own pool.
@@ -154,10 +157,12 @@ class RManager {
   std::shared_ptr<const HostedLoans> hosted() const { return lent_.hosted(); }
   uint32_t lendable_now() const { return lent_.lendable(); }
 
-  void DeclineRecall(LoanId loan);  // REQUIRES: RecallWanted with may_decline, and the loan is in use
+  void DeclineRecall(
+      LoanId loan);  // after RecallWanted with may_decline; nothing happens to one that is lost
 
   // The connection to the peer broke, or it does not answer: our loans there are lost (events). It may be
-  // alive, so they are repaid; nothing is borrowed from it until it is heard of again.
+  // alive, so they are repaid; nothing is borrowed from it until it is heard of again, or for
+  // `unreachable_for`.
   void PeerUnreachable(int peer, absl::Time now);
   // Its creditor does not know the loan (any more): it is lost (event).
   void LoanRefused(LoanId loan, absl::Time now);
@@ -190,8 +195,10 @@ class RManager {
   using Placements = std::map<PlacementKey, std::pair<uint32_t, uint32_t>>;  // -> blocks, movable
 
   bool AcceptIncarnation(int from, uint64_t incarnation, absl::Time now);
+  bool AcceptGManager(uint64_t incarnation);
   // The process is gone for good: its loans here end, ours there are lost (events).
   void PeerLost(int peer, absl::Time now);
+  bool Unreachable(int peer, absl::Time now) const { return now < unreachable_until_[peer]; }
   void DropLoansFrom(int peer, bool process_gone, absl::Time now);
   void FollowMembers(const messages::ClusterView& view, absl::Time now);
   void OnFenced(const messages::Fenced& fenced);
@@ -216,10 +223,11 @@ class RManager {
   Load load_;
   std::vector<Event> events_;
   Incarnation incarnation_;
-  bool fenced_ = false;                 // FencedOut was told, Restart has not been called
-  std::vector<uint64_t> incarnations_;  // newest seen, by rank; 0 = none
-  std::vector<uint64_t> lost_;          // newest known to be lost, by rank
-  std::vector<bool> unreachable_;       // by rank
+  bool fenced_ = false;  // FencedOut was told, Restart has not been called
+  uint64_t gmanager_incarnation_ = 0;
+  std::vector<uint64_t> incarnations_;         // newest seen, by rank; 0 = none
+  std::vector<uint64_t> lost_;                 // newest known to be lost, by rank
+  std::vector<absl::Time> unreachable_until_;  // by rank
   uint64_t members_number_ = 0;
   std::map<uint64_t, OpenMove> moves_;  // by plan id
   uint64_t newest_plan_ = 0;

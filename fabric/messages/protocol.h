@@ -26,8 +26,9 @@
 // its loans there as lost. So false suspicion costs work, never a result: what a fenced process still
 // computes is refused by epoch at its creditors and by incarnation at the front door.
 //   A worker that cannot reach a peer does not declare it dead. As debtor it treats its loans there as lost,
-// goes on repaying them until the peer answers or is lost, and reports the peer as unreachable. As creditor
-// it waits: the debtor repays when it can, or the members' list ends the loan.
+// goes on repaying them until the peer answers or is lost, reports the peer as unreachable, and borrows
+// nothing from it until it is heard of again or `unreachable_for` is over: somebody must try. As creditor it
+// waits: the debtor repays when it can, or the members' list ends the loan.
 //   A worker that loses gManager ends.
 //
 // STATES OF A LOAN AT THE CREDITOR
