@@ -96,10 +96,40 @@ void Engine::Submit(SequenceRequest request, absl::Time now) {
         cluster, " tokens for one request: add ranks, raise --kv-tokens, or shorten the request"));
   }
   if (!refusal.ok()) return End(*sequence, "error", refusal, now);
+  for (int32_t token : sequence->request.output) {
+    sequence->tokens.push_back(token);
+    if (const auto reason = sequence->stop.Push(token); reason.has_value())
+      return End(*sequence, *reason, absl::OkStatus(), now);
+  }
   const auto at = std::lower_bound(waiting_.begin(), waiting_.end(), sequence->id(),
                                    [](const SequencePtr& s, const RequestId& id) { return s->id() < id; });
   waiting_.insert(at, std::move(sequence));
   ReportLoad();
+}
+
+bool Engine::Knows(const RequestId& id) const {
+  const auto is = [&](const SequencePtr& s) { return s->id() == id; };
+  return std::any_of(waiting_.begin(), waiting_.end(), is) ||
+         std::any_of(running_.begin(), running_.end(), is);
+}
+
+void Engine::Cancel(const RequestId& id, absl::Time now) {
+  for (Sequences* list : {&waiting_, &running_}) {
+    std::erase_if(*list, [&](const SequencePtr& s) {
+      if (s->id() != id) return false;
+      ReleaseMemory(*s, now);
+      return true;
+    });
+  }
+  std::erase_if(outputs_, [&](const SequenceOutput& output) { return output.id == id; });
+  ReportLoad();
+}
+
+void Engine::CancelAll(absl::Time now) {
+  for (const SequencePtr& s : running_) ReleaseMemory(*s, now);
+  running_.clear();
+  waiting_.clear();
+  outputs_.clear();
 }
 
 std::vector<SequenceOutput> Engine::TakeOutputs() { return std::exchange(outputs_, {}); }
@@ -230,8 +260,11 @@ void Engine::Commit(std::vector<float>& logits, absl::Time now) {
       continue;
     }
     s.tokens.push_back(sampled.id);
-    outputs_.push_back(
-        {.id = s.id(), .token = sampled.id, .logprob = sampled.logprob, .top_logprobs = sampled.top});
+    outputs_.push_back({.id = s.id(),
+                        .token = sampled.id,
+                        .index = s.output_size() - 1,
+                        .logprob = sampled.logprob,
+                        .top_logprobs = sampled.top});
     if (const auto reason = s.stop.Push(sampled.id); reason.has_value())
       End(s, *reason, absl::OkStatus(), now);
   }

@@ -97,6 +97,9 @@ class Engine {
 
   // A request that can never fit is answered at once with an error that names both numbers.
   void Submit(SequenceRequest request, absl::Time now);
+  // Forgets a request, or all: no output follows, and what is in TakeOutputs is dropped.
+  void Cancel(const RequestId& id, absl::Time now);
+  void CancelAll(absl::Time now);
   void HandleEvent(const RManager::Event& event, absl::Time now);
   // What lies in the loan comes home, some of it in every step; then the loan is repaid. Decoding goes on.
   // Where memory is short, other blocks leave for other creditors. What has not come by `deadline` is given
@@ -109,6 +112,8 @@ class Engine {
   StepReport Finish(absl::StatusOr<StepResult> result, absl::Time now);
   std::vector<SequenceOutput> TakeOutputs();
 
+  bool Knows(const RequestId& id) const;  // it waits or runs
+  uint32_t block_tokens() const { return options_.block_tokens; }
   bool idle() const { return waiting_.empty() && running_.empty(); }
   uint32_t running_count() const { return static_cast<uint32_t>(running_.size()); }
   uint32_t waiting_count() const { return static_cast<uint32_t>(waiting_.size()); }
@@ -157,6 +162,7 @@ class Engine {
   // Ships full blocks that need no step to be complete. REQUIRES: there are some, and free slots.
   void ExportFullBlocks(Sequence& sequence, uint32_t count);
   void LoseLoan(const Loan& loan, absl::Time now);
+  void GiveBack(const RecallWanted& recall, absl::Time now);
 
   // engine_return.cc
   void BringLoansHome(absl::Time now);
@@ -167,7 +173,8 @@ class Engine {
   void End(Sequence& sequence, std::string reason, absl::Status error, absl::Time now);
   void MeasureRates(const StepReport& report);
   void ReportLoad();
-  uint32_t ClusterLendable() const;  // blocks, by our view
+  uint32_t LendableAt(InstanceId instance) const;  // blocks, by our view
+  uint32_t ClusterLendable() const;                // all others' together
   uint32_t BlocksFor(uint64_t tokens) const {
     return static_cast<uint32_t>((tokens + options_.block_tokens - 1) / options_.block_tokens);
   }

@@ -134,11 +134,14 @@ bool Engine::Block(Sequence& s, uint32_t blocks, absl::Time now) {
   return false;
 }
 
+uint32_t Engine::LendableAt(InstanceId instance) const {
+  return rmanager_->view().instances[Value(instance)].lendable;
+}
+
 uint32_t Engine::ClusterLendable() const {
   uint32_t blocks = 0;
-  const std::vector<ClusterFacts::Instance>& instances = rmanager_->view().instances;
-  for (size_t i = 0; i < instances.size(); ++i) {
-    if (InstanceId(i) != options_.self) blocks += instances[i].lendable;
+  for (size_t i = 0; i < rmanager_->view().instances.size(); ++i) {
+    if (InstanceId(i) != options_.self) blocks += LendableAt(InstanceId(i));
   }
   return blocks;
 }
@@ -187,8 +190,10 @@ void Engine::HandleEvent(const RManager::Event& event, absl::Time now) {
     } else {
       rmanager_->RefuseMove(wanted->plan_id);
     }
-  } else {
-    LoseLoan(std::get<LoanLost>(event).loan, now);
+  } else if (const auto* recall = std::get_if<RecallWanted>(&event)) {
+    GiveBack(*recall, now);
+  } else if (const auto* lost = std::get_if<LoanLost>(&event)) {
+    LoseLoan(lost->loan, now);
   }
   ReportLoad();
 }
@@ -344,6 +349,22 @@ void Engine::LoseLoan(const Loan& loan, absl::Time now) {
   // What the first lost token saw may be behind the window by now, and dropped.
   const int visible = AttentionShape::FirstVisible(static_cast<int>(s->computed()), window_max_);
   if (static_cast<uint32_t>(visible) < s->table.first_block() * options_.block_tokens) Preempt(*s, now);
+}
+
+// A loan that its creditor calls back: its tokens are computed again where there is room for them.
+void Engine::GiveBack(const RecallWanted& recall, absl::Time now) {
+  const LoanId loan = recall.loan.id;
+  Sequence* s = Find(recall.loan.request);
+  if (s != nullptr && s->table.HasLoan(loan)) {
+    const uint32_t elsewhere =
+        ClusterLendable() - std::min(ClusterLendable(), LendableAt(recall.loan.creditor));
+    if (s->table.loan(loan).blocks > pool_->free_count() + elsewhere) {
+      if (recall.may_decline) return rmanager_->DeclineRecall(loan);
+      return Preempt(*s, now);  // repays
+    }
+    LoseLoan(recall.loan, now);
+  }
+  rmanager_->Repay(loan, now);
 }
 
 absl::Time Engine::NextRetry() const {

@@ -20,6 +20,7 @@ namespace lombard {
 struct SequenceRequest {
   RequestId id;
   std::vector<int32_t> prompt;
+  std::vector<int32_t> output;  // generated already, elsewhere: only what follows is wanted
   SamplingParams sampling;
   uint32_t sample_index = 0;  // of n
   std::string cache_salt;     // KV is shared only between requests of equal salt
@@ -29,6 +30,7 @@ struct SequenceRequest {
 struct SequenceOutput {
   RequestId id;
   std::optional<int32_t> token;
+  uint32_t index = 0;  // of the token, in the output
   float logprob = 0;
   std::vector<std::pair<int32_t, float>> top_logprobs;
   bool finished = false;

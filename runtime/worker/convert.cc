@@ -8,6 +8,7 @@ void ToMessage(const SequenceRequest& request, messages::SubmitSequence* out) {
   out->set_arrival_us(request.id.arrival_us);
   out->set_number(request.id.number);
   out->mutable_prompt()->Assign(request.prompt.begin(), request.prompt.end());
+  out->mutable_output()->Assign(request.output.begin(), request.output.end());
   out->set_sample_index(request.sample_index);
   out->set_cache_salt(request.cache_salt);
   const SamplingParams& from = request.sampling;
@@ -32,6 +33,7 @@ void ToMessage(const SequenceRequest& request, messages::SubmitSequence* out) {
 absl::StatusOr<SequenceRequest> FromMessage(const messages::SubmitSequence& message) {
   SequenceRequest request{.id = {.arrival_us = message.arrival_us(), .number = message.number()},
                           .prompt = {message.prompt().begin(), message.prompt().end()},
+                          .output = {message.output().begin(), message.output().end()},
                           .sampling = {},
                           .sample_index = message.sample_index(),
                           .cache_salt = message.cache_salt()};
@@ -60,6 +62,7 @@ void ToMessage(const SequenceOutput& output, messages::TokenEvent* out) {
   out->set_arrival_us(output.id.arrival_us);
   out->set_number(output.id.number);
   if (output.token.has_value()) out->set_token(*output.token);
+  out->set_index(output.index);
   out->set_logprob(output.logprob);
   for (const auto& [token, logprob] : output.top_logprobs) {
     messages::TopLogprob& top = *out->add_top_logprobs();
@@ -77,6 +80,7 @@ SequenceOutput FromMessage(const messages::TokenEvent& message) {
   SequenceOutput output{
       .id = {.arrival_us = message.arrival_us(), .number = message.number()},
       .token = std::nullopt,
+      .index = message.index(),
       .logprob = message.logprob(),
       .top_logprobs = {},
       .finished = message.finished(),

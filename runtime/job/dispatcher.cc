@@ -1,0 +1,140 @@
+#include "runtime/job/dispatcher.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "runtime/worker/convert.h"
+
+namespace lombard {
+
+Dispatcher::Dispatcher(std::vector<Router::Instance> instances, const Options& options)
+    : options_(options),
+      outbox_(Value(options.incarnation)),
+      router_(instances),
+      alive_(instances.size(), Incarnation{0}) {
+  for (size_t i = 0; i < instances.size(); ++i) router_.SetAlive(InstanceId(i), false);
+}
+
+void Dispatcher::Submit(SequenceRequest request, absl::Time now, std::optional<InstanceId> home) {
+  const RequestId id = request.id;
+  const auto [it, is_new] = open_.try_emplace(id, Open{.request = std::move(request), .wanted = home});
+  CHECK(is_new) << id;
+  Place(it->second, now);
+}
+
+// Gives it to an instance, or notes since when there is none.
+void Dispatcher::Place(Open& open, absl::Time now) {
+  open.home = router_.Pick(open.tokens_max(), open.wanted);
+  if (!open.home.has_value()) {
+    if (!open.too_small_since.has_value()) open.too_small_since = now;
+    return;
+  }
+  open.too_small_since.reset();
+  open.incarnation = alive_[Value(*open.home)];
+  messages::SubmitSequence& submit = *outbox_.Add(static_cast<int>(Value(*open.home))).mutable_submit();
+  ToMessage(open.request, &submit);
+  submit.set_to_incarnation(Value(open.incarnation));
+}
+
+void Dispatcher::LeaveHome(Open& open) {
+  if (open.home.has_value()) router_.Done(*open.home, open.tokens_max());
+  open.home.reset();
+}
+
+bool Dispatcher::Fits(const Open& open) const {
+  return open.tokens_max() <= router_.Reachable(*open.home) || open.tokens_max() > router_.ReachableMax();
+}
+
+void Dispatcher::OnTokens(int from, uint64_t incarnation, const messages::TokenBatch& batch, absl::Time) {
+  for (const messages::TokenEvent& event : batch.events()) {
+    const auto it = open_.find({event.arrival_us(), event.number()});
+    if (it == open_.end() || it->second.home != InstanceId(from) ||
+        Value(it->second.incarnation) != incarnation) {
+      counters_.stale_tokens += event.has_token();
+      continue;
+    }
+    Open& open = it->second;
+    SequenceOutput output = FromMessage(event);
+    if (output.token.has_value()) {
+      if (output.index < open.request.output.size()) {
+        ++counters_.copied_tokens;
+        continue;
+      }
+      if (output.index > open.request.output.size()) {
+        broken_.push_back(from);
+        return;
+      }
+      open.request.output.push_back(*output.token);
+    }
+    const bool finished = output.finished;
+    outputs_.push_back(std::move(output));
+    if (!finished) continue;
+    LeaveHome(open);
+    open_.erase(it);
+  }
+}
+
+void Dispatcher::OnMembers(const std::vector<Membership::Member>& members, absl::Time now) {
+  CHECK_EQ(members.size(), alive_.size());
+  for (size_t i = 0; i < members.size(); ++i) {
+    const bool alive = members[i].state == Membership::State::kAlive;
+    alive_[i] = alive ? members[i].incarnation : Incarnation{0};
+    router_.SetAlive(InstanceId(i), alive);
+  }
+  for (auto& [id, open] : open_) {
+    if (!open.home.has_value()) {
+      Place(open, now);
+    } else if (open.incarnation != alive_[Value(*open.home)]) {
+      LeaveHome(open);
+      ++counters_.replayed;
+      Place(open, now);
+    } else if (Fits(open)) {
+      open.too_small_since.reset();
+    } else if (!open.too_small_since.has_value()) {
+      open.too_small_since = now;
+    }
+  }
+}
+
+void Dispatcher::Tick(absl::Time now) {
+  for (auto it = open_.begin(); it != open_.end();) {
+    const std::optional<absl::Time>& since = it->second.too_small_since;
+    it = since.has_value() && now - *since >= options_.recovery_wait ? Fail(it) : std::next(it);
+  }
+}
+
+absl::Time Dispatcher::NextDeadline() const {
+  absl::Time next = absl::InfiniteFuture();
+  for (const auto& [id, open] : open_) {
+    if (open.too_small_since.has_value())
+      next = std::min(next, *open.too_small_since + options_.recovery_wait);
+  }
+  return next;
+}
+
+Dispatcher::OpenRequests::iterator Dispatcher::Fail(OpenRequests::iterator it) {
+  Open& open = it->second;
+  uint64_t reachable = 0;
+  for (size_t i = 0; i < alive_.size(); ++i) {
+    if (alive_[i] != Incarnation{0}) reachable = std::max(reachable, router_.Reachable(InstanceId(i)));
+  }
+  if (open.home.has_value()) {
+    messages::CancelSequence& cancel = *outbox_.Add(static_cast<int>(Value(*open.home))).mutable_cancel();
+    cancel.set_arrival_us(it->first.arrival_us);
+    cancel.set_number(it->first.number);
+  }
+  outputs_.push_back({.id = it->first,
+                      .finished = true,
+                      .finish_reason = "error",
+                      .error = absl::UnavailableError(absl::StrCat(
+                          "the prompt of ", open.request.prompt.size(), " tokens and max_tokens of ",
+                          open.request.sampling.max_tokens, " make ", open.tokens_max(),
+                          " tokens; the workers that are left hold ", reachable,
+                          " tokens for one request, and none came back within ",
+                          absl::FormatDuration(options_.recovery_wait), " (--recovery-wait)"))});
+  LeaveHome(open);
+  return open_.erase(it);
+}
+
+}  // namespace lombard

@@ -1,0 +1,86 @@
+// The front door's memory of every open request: who computes it and what has been delivered. Requests of a
+// process that is lost go to another one with the tokens delivered so far, so every token is delivered
+// exactly once (fabric/messages/protocol.h, REQUESTS AND TOKENS). A state machine: messages and time in,
+// messages and outputs out.
+//
+//   Dispatcher dispatcher(instances, options);
+//   dispatcher.Submit(request, now);
+//   dispatcher.OnTokens(from, incarnation, batch, now);   // of workers
+//   dispatcher.OnMembers(members, now);                   // whenever the list changed
+//   dispatcher.Tick(now);
+//   for (auto& out : dispatcher.TakeOutgoing()) send(out);
+//   for (SequenceOutput& output : dispatcher.TakeOutputs()) ...
+//
+// Nothing is sent before the first list of members. Not thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "fabric/messages/outgoing.h"
+#include "gmanager/membership.h"
+#include "gmanager/router.h"
+#include "runtime/engine/sequence.h"
+
+namespace lombard {
+
+class Dispatcher {
+ public:
+  struct Options {
+    Incarnation incarnation{1};  // of this process
+    // A request for which the memory that is left is too small waits so long for a worker, then fails.
+    absl::Duration recovery_wait = absl::Seconds(60);
+  };
+  struct Counters {
+    uint64_t replayed = 0;       // requests given out again
+    uint64_t stale_tokens = 0;   // from processes that are not, or no longer, a request's home
+    uint64_t copied_tokens = 0;  // delivered before
+  };
+
+  Dispatcher(std::vector<Router::Instance> instances, const Options& options);
+
+  // `home`: the instance, instead of the router's choice. REQUIRES: a new id.
+  void Submit(SequenceRequest request, absl::Time now, std::optional<InstanceId> home = {});
+  void OnTokens(int from, uint64_t incarnation, const messages::TokenBatch& batch, absl::Time now);
+  void OnMembers(const std::vector<Membership::Member>& members, absl::Time now);
+  void Tick(absl::Time now);
+  absl::Time NextDeadline() const;
+
+  std::vector<Outgoing> TakeOutgoing() { return outbox_.Take(); }
+  // In order for each request; the last one of a request has `finished`.
+  std::vector<SequenceOutput> TakeOutputs() { return std::exchange(outputs_, {}); }
+  // Workers whose tokens have a gap: what they say cannot be relied on. The caller has them declared lost.
+  std::vector<int> TakeBroken() { return std::exchange(broken_, {}); }
+  const Counters& counters() const { return counters_; }
+  size_t open_count() const { return open_.size(); }
+
+ private:
+  struct Open {
+    SequenceRequest request;  // with all delivered tokens in `output`
+    std::optional<InstanceId> wanted;
+    std::optional<InstanceId> home;  // nobody's while the memory that is left is too small
+    Incarnation incarnation{};       // of home
+    std::optional<absl::Time> too_small_since;
+    uint64_t tokens_max() const { return request.prompt.size() + request.sampling.max_tokens; }
+  };
+  using OpenRequests = std::map<RequestId, Open>;
+
+  void Place(Open& open, absl::Time now);
+  void LeaveHome(Open& open);
+  bool Fits(const Open& open) const;
+  OpenRequests::iterator Fail(OpenRequests::iterator it);
+
+  const Options options_;
+  Outbox outbox_;
+  Router router_;
+  std::vector<Incarnation> alive_;  // by instance; 0 = not
+  OpenRequests open_;
+  std::vector<SequenceOutput> outputs_;
+  std::vector<int> broken_;
+  Counters counters_;
+};
+
+}  // namespace lombard
