@@ -1,0 +1,506 @@
+#include "runtime/sim/cluster.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/status.h"
+#include "runtime/model/byte_tokenizer.h"
+#include "runtime/sim/describe.h"
+
+namespace lombard::sim {
+namespace {
+
+constexpr absl::Duration kPingPeriod = absl::Milliseconds(100), kDeadAfter = absl::Seconds(1);
+constexpr absl::Duration kReplyDeadline = absl::Seconds(2), kLease = absl::Seconds(5);
+// After the last fault. A request may need a few claims, recalls and retries; what is still open then is
+// stuck.
+constexpr absl::Duration kPatience = absl::Seconds(300);
+constexpr uint64_t kEventsMax = 20'000'000;
+
+std::vector<Router::Instance> RouterInstances(const Scenario& scenario) {
+  std::vector<Router::Instance> instances;
+  for (uint32_t blocks : scenario.pools) {
+    const uint32_t lendable = LendableBlocksMax(blocks, scenario.reserve, scenario.lent_max);
+    instances.push_back({.capacity = uint64_t{blocks} * scenario.block_tokens,
+                         .lendable = uint64_t{lendable} * scenario.block_tokens});
+  }
+  return instances;
+}
+
+GManagerOptions ManagerOptions(const Scenario& scenario) {
+  return {
+      .instances = static_cast<int>(scenario.pools.size()),
+      .plan = {.block_tokens = scenario.block_tokens, .request_blocks_min = 3},
+      .cost = {.layers = 4, .profile = {.weights_seconds = 4e-4, .row_seconds = 1e-6, .token_seconds = 1e-5}},
+      .dead_after = kDeadAfter};
+}
+
+}  // namespace
+
+struct ClusterSim::Process {
+  int rank = 0;
+  uint64_t number = 0;
+  std::unique_ptr<SymbolicMachine> machine;
+  std::unique_ptr<KvPool> pool;
+  std::unique_ptr<RManager> rmanager;
+  std::unique_ptr<Engine> engine;
+  std::unique_ptr<Instance> instance;
+
+  std::deque<std::pair<int, Control>> inbox;  // of the step thread
+  std::vector<int> down;                      // peers, for the step thread
+  uint64_t step = 0;                          // begun
+  bool stepping = false, computed = false;
+  bool stopped = false;
+  std::deque<std::function<void(Process&)>> stalled;  // what waits until it goes on
+};
+
+ClusterSim::ClusterSim(Scenario scenario, std::function<void(const std::string&)> trace)
+    : scenario_(std::move(scenario)),
+      trace_(std::move(trace)),
+      random_(scenario_.seed ^ 0x5eed),
+      gmanager_(ManagerOptions(scenario_)),
+      dispatcher_(RouterInstances(scenario_), {.recovery_wait = absl::Hours(10)}) {
+  const ByteTokenizerFiles files = ByteTokenizer(Presets()[0]);
+  auto tokenizer = Tokenizer::Parse(files.tokenizer_json, "simulation");
+  CHECK_OK(tokenizer.status());
+  tokenizer_ = *std::move(tokenizer);
+  const int size = static_cast<int>(scenario_.pools.size());
+  network_ = std::make_unique<Network>(
+      Network::Options{.size = size, .duplicate = scenario_.duplicate}, &events_, &random_,
+      Network::Handlers{[this](int from, int to, const Payload& p) { Deliver(from, to, p); },
+                        [this](int at, int peer) { OnDown(at, peer); }});
+  processes_.resize(static_cast<size_t>(size));
+  for (int rank = 0; rank < size; ++rank) StartProcess(rank);
+  ManagerLoop();
+  for (const SimRequest& request : scenario_.requests) {
+    const RequestId id{static_cast<uint64_t>(absl::ToUnixMicros(request.arrival)), request.number};
+    Expected& expected = expected_[id];
+    expected.tokens = request.prompt;
+    expected.prompt_size = static_cast<uint32_t>(request.prompt.size());
+    for (int32_t token : request.prompt)
+      expected.cells.push_back(NextCell(expected.cells.empty() ? 0 : expected.cells.back(), token));
+    for (uint32_t i = 0; i < request.max_tokens; ++i) {
+      expected.tokens.push_back(SampleAt(expected.cells.back()));
+      expected.cells.push_back(NextCell(expected.cells.back(), expected.tokens.back()));
+    }
+    events_.At(request.arrival, [this, id, max_tokens = request.max_tokens, prompt = request.prompt] {
+      SequenceRequest sequence{.id = id, .prompt = prompt};
+      sequence.sampling.max_tokens = max_tokens;
+      sequence.sampling.temperature = 0;
+      sequence.sampling.ignore_eos = true;
+      Trace([&] {
+        return absl::StrCat("arrives: ", ToString(id), ", ", prompt.size(), " + ", max_tokens, " tokens");
+      });
+      dispatcher_.Submit(std::move(sequence), events_.now());
+      AfterManager();
+    });
+  }
+  for (const Fault& fault : scenario_.faults) events_.At(fault.at, [this, fault] { Apply(fault); });
+}
+
+ClusterSim::~ClusterSim() = default;
+
+// ------------------------------------------------------------------------------------------- processes
+
+void ClusterSim::StartProcess(int rank) {
+  if (processes_[static_cast<size_t>(rank)] != nullptr) return;
+  auto process = std::make_unique<Process>();
+  process->rank = rank;
+  process->number = next_process_++;
+  const uint32_t blocks = scenario_.pools[static_cast<size_t>(rank)];
+  const uint64_t number = process->number;
+  process->machine = std::make_unique<SymbolicMachine>(
+      scenario_.block_tokens, blocks,
+      SymbolicMachine::Hooks{
+          .send = [this, rank](int to, Payload payload) { network_->Send(rank, to, std::move(payload)); },
+          .expected =
+              [this](const RequestId& id, uint32_t position) {
+                const std::vector<Cell>& cells = expected_.at(id).cells;
+                return position < cells.size() ? cells[position] : 0;
+              },
+          .violation =
+              [this, rank](const std::string& what) { Violate(absl::StrCat("rank ", rank, ": ", what)); }});
+  SymbolicMachine* machine = process->machine.get();
+  process->pool = std::make_unique<KvPool>(blocks, [machine](BlockId id) { machine->Poison(id); });
+  process->rmanager =
+      std::make_unique<RManager>(RManagerOptions{.self = InstanceId(rank),
+                                                 .instances = static_cast<int>(processes_.size()),
+                                                 .process = number,
+                                                 .reserve = scenario_.reserve,
+                                                 .lent_max = scenario_.lent_max,
+                                                 .heartbeat_period = kPingPeriod,
+                                                 .lease = kLease,
+                                                 .reply_deadline = kReplyDeadline,
+                                                 .retry = absl::Milliseconds(300),
+                                                 .recall_deadline = 2 * kReplyDeadline + kPingPeriod,
+                                                 .bug = scenario_.bug},
+                                 process->pool.get());
+  uint64_t reachable = 0;
+  for (size_t i = 0; i < scenario_.pools.size(); ++i) {
+    reachable += static_cast<int>(i) == rank
+                     ? scenario_.pools[i]
+                     : LendableBlocksMax(scenario_.pools[i], scenario_.reserve, scenario_.lent_max);
+  }
+  process->engine =
+      std::make_unique<Engine>(EngineOptions{.block_tokens = scenario_.block_tokens,
+                                             .max_batch_tokens = 48,
+                                             .max_batch_size = 8,
+                                             .headroom_tokens = 2 * scenario_.block_tokens,
+                                             .max_model_len = 1u << 20,
+                                             .cluster_blocks = static_cast<uint32_t>(reachable),
+                                             .decode_move_tokens = scenario_.block_tokens,
+                                             .shared_keys_min = 8,
+                                             .prefix_cache = scenario_.prefix_cache,
+                                             .poison_freed = true,
+                                             .self = InstanceId(rank)},
+                               EngineModel{.layer_windows = {0},
+                                           .vocab_size = kVocabulary,
+                                           .eos_token_ids = {},
+                                           .fingerprint = 1,
+                                           .kv_format = "symbolic"},
+                               tokenizer_.get(), process->pool.get(), process->rmanager.get(), machine);
+  process->instance = std::make_unique<Instance>(Incarnation{1}, /*front_door=*/0, process->pool.get(),
+                                                 process->rmanager.get(), process->engine.get());
+  Trace([&] { return absl::StrCat("rank ", rank, ": process ", number, " starts"); });
+  processes_[static_cast<size_t>(rank)] = std::move(process);
+  PingLoop(rank, number);
+  StepLoop(rank, number);
+}
+
+void ClusterSim::EndProcess(int rank) {
+  std::unique_ptr<Process>& process = processes_[static_cast<size_t>(rank)];
+  if (process == nullptr) return;
+  Trace([&] { return absl::StrCat("rank ", rank, ": process ", process->number, " is gone"); });
+  const RManager::Counters c = process->rmanager->counters();
+  stats_.loans += c.granted, stats_.recalled += c.recalled, stats_.overdue += c.overdue,
+      stats_.lost += c.lost;
+  stats_.fenced += process->instance->fenced_count(), stats_.preemptions += process->engine->preemptions();
+  process.reset();
+  network_->End(rank);
+}
+
+void ClusterSim::ForProcess(int rank, uint64_t number, std::function<void(Process&)> what) {
+  Process* process = processes_[static_cast<size_t>(rank)].get();
+  if (process == nullptr || process->number != number) return;
+  if (process->stopped) {
+    process->stalled.push_back(std::move(what));
+  } else {
+    what(*process);
+  }
+}
+
+void ClusterSim::PingLoop(int rank, uint64_t number) {
+  ForProcess(rank, number, [this, rank, number](Process& process) {
+    auto ping = std::make_shared<messages::ControlMessage>();
+    ping->set_incarnation(Value(process.instance->incarnation()));
+    ping->mutable_ping()->set_process(number);
+    network_->Send(rank, 0, Control(std::move(ping)));
+    events_.After(kPingPeriod, [this, rank, number] { PingLoop(rank, number); });
+  });
+}
+
+void ClusterSim::StepLoop(int rank, uint64_t number) {
+  ForProcess(rank, number, [this, rank, number](Process& process) {
+    const absl::Time now = events_.now();
+    for (int peer : std::exchange(process.down, {})) process.instance->PeerUnreachable(peer, now);
+    for (const auto& [from, message] : std::exchange(process.inbox, {}))
+      CHECK_OK(process.instance->Handle(from, *message, now));
+    process.instance->OnFailures(process.machine->TakeFailures(), now);
+    process.instance->Tick(now);
+    const StepWork* work = process.instance->BeginStep(now);
+    SendAll(rank, process.instance->TakeOutgoing());
+    verdict_.Update(CheckProcess(process));
+    if (work == nullptr) {
+      events_.After(random_.Between(absl::Milliseconds(1), scenario_.step_max),
+                    [this, rank, number] { StepLoop(rank, number); });
+      return;
+    }
+    process.stepping = true, process.computed = false;
+    const uint64_t step = ++process.step;
+    Trace([&] { return absl::StrCat("rank ", rank, ": step ", step, ": ", DescribeWork(*work)); });
+    process.machine->Start(work);
+    events_.After(random_.Between(absl::Milliseconds(1), scenario_.step_max), [this, rank, number] {
+      ForProcess(rank, number, [this](Process& p) {
+        p.computed = true;
+        TryFinishStep(p);
+      });
+    });
+    events_.After(kReplyDeadline, [this, rank, number, step] {
+      ForProcess(rank, number, [this, step](Process& p) {
+        if (!p.stepping || p.step != step || !p.computed) return;
+        p.machine->GiveUp();
+        TryFinishStep(p);
+      });
+    });
+  });
+}
+
+void ClusterSim::TryFinishStep(Process& process) {
+  if (!process.stepping || !process.computed || !process.machine->ready()) return;
+  process.stepping = false;
+  absl::StatusOr<StepResult> result = process.machine->Finish();
+  stats_.abandoned_steps += !result.ok();
+  Trace([&] {
+    return absl::StrCat("rank ", process.rank, ": step ", process.step,
+                        result.ok() ? " commits" : " is abandoned");
+  });
+  const StepReport report = process.instance->FinishStep(std::move(result), events_.now());
+  stats_.steps += report.rows > 0, stats_.remote_steps += report.remote;
+  process.instance->OnFailures(process.machine->TakeFailures(), events_.now());
+  SendAll(process.rank, process.instance->TakeOutgoing());
+  verdict_.Update(CheckProcess(process));
+  events_.After(absl::Microseconds(100),
+                [this, rank = process.rank, number = process.number] { StepLoop(rank, number); });
+}
+
+// --------------------------------------------------------------------------------------------- network
+
+void ClusterSim::SendAll(int from, std::vector<Outgoing> outgoing) {
+  for (Outgoing& out : outgoing) {
+    Trace([&] { return absl::StrCat("rank ", from, " -> ", out.to, ": ", DescribeMessage(out.message)); });
+    network_->Send(from, out.to, std::make_shared<const messages::ControlMessage>(std::move(out.message)));
+  }
+}
+
+void ClusterSim::Deliver(int from, int to, const Payload& payload) {
+  if (const Control* control = std::get_if<Control>(&payload)) {
+    const messages::ControlMessage& message = **control;
+    if (to == 0 && ForGlobalManager(message)) {
+      gmanager_.Handle(from, message, events_.now());
+      return AfterManager();
+    }
+    if (to == 0 && message.has_tokens()) {
+      dispatcher_.OnTokens(from, message.incarnation(), message.tokens(), events_.now());
+      return AfterManager();
+    }
+  }
+  const Process* process = processes_[static_cast<size_t>(to)].get();
+  if (process == nullptr) return;
+  ForProcess(to, process->number, [this, from, payload](Process& p) { Receive(p, from, payload); });
+}
+
+void ClusterSim::Receive(Process& process, int from, const Payload& payload) {
+  const auto slots_of = [&](LoanId loan, uint64_t epoch) {
+    std::shared_ptr<const LoanSlots> slots = process.rmanager->hosted()->Find(loan, epoch);
+    return slots != nullptr && slots->loan.debtor == InstanceId(from) ? slots : nullptr;
+  };
+  if (const auto* control = std::get_if<Control>(&payload)) {
+    process.inbox.emplace_back(from, *control);
+  } else if (const auto* state = std::get_if<State>(&payload)) {
+    process.machine->OnState(from, *state);
+    TryFinishStep(process);
+  } else if (const auto* stored = std::get_if<KvStored>(&payload)) {
+    process.machine->OnStored(from, *stored);
+  } else if (const auto* write = std::get_if<KvWrite>(&payload)) {
+    network_->Send(process.rank, from,
+                   process.machine->Store(*write, slots_of(write->loan, write->epoch).get()));
+  } else if (const auto* query = std::get_if<Query>(&payload)) {
+    // A service thread takes the snapshot, and reads a little later.
+    events_.After(random_.Between(absl::ZeroDuration(), absl::Milliseconds(3)),
+                  [this, rank = process.rank, number = process.number, from, query = *query,
+                   slots = slots_of(query->loan, query->epoch)] {
+                    ForProcess(rank, number, [this, rank, from, query, slots](Process& p) {
+                      network_->Send(rank, from, p.machine->Answer(query, slots.get()));
+                    });
+                  });
+  }
+}
+
+void ClusterSim::OnDown(int at, int peer) {
+  Trace([&] { return absl::StrCat("rank ", at, ": the connection to rank ", peer, " is down"); });
+  if (at == 0) {
+    gmanager_.ConnectionLost(peer, events_.now());
+    AfterManager();
+  }
+  Process* process = processes_[static_cast<size_t>(at)].get();
+  if (process == nullptr) return;
+  if (peer == 0) {  // a worker that loses gManager ends; its launcher starts another one
+    EndProcess(at);
+    events_.After(random_.Between(absl::Milliseconds(100), absl::Seconds(2)),
+                  [this, at] { StartProcess(at); });
+    return;
+  }
+  ForProcess(at, process->number, [this, peer](Process& p) {
+    p.down.push_back(peer);
+    p.machine->OnPeerDown(peer);
+    TryFinishStep(p);
+  });
+}
+
+void ClusterSim::Apply(const Fault& fault) {
+  Trace([&] { return absl::StrCat("FAULT: ", Describe(fault)); });
+  const int size = static_cast<int>(processes_.size());
+  const auto cut = [&](int from, int to) {
+    network_->Cut(from, to);
+    events_.After(fault.lasts, [this, from, to] { network_->Heal(from, to); });
+  };
+  switch (fault.kind) {
+    case Fault::Kind::kKill:
+      EndProcess(fault.a);
+      events_.After(fault.lasts, [this, rank = fault.a] { StartProcess(rank); });
+      return;
+    case Fault::Kind::kStop: {
+      Process* process = processes_[static_cast<size_t>(fault.a)].get();
+      if (process == nullptr || process->stopped) return;
+      process->stopped = true;
+      events_.After(fault.lasts, [this, rank = fault.a, number = process->number] {
+        Process* p = processes_[static_cast<size_t>(rank)].get();
+        if (p == nullptr || p->number != number) return;
+        p->stopped = false;
+        for (auto& what : std::exchange(p->stalled, {})) {
+          ForProcess(rank, number, std::move(what));
+        }
+      });
+      return;
+    }
+    case Fault::Kind::kCutBoth:
+      cut(fault.b, fault.a);
+      [[fallthrough]];
+    case Fault::Kind::kCut:
+      return cut(fault.a, fault.b);
+    case Fault::Kind::kIsolate:
+      for (int peer = 0; peer < size; ++peer) {
+        if (peer != fault.a) cut(fault.a, peer), cut(peer, fault.a);
+      }
+      return;
+    case Fault::Kind::kBreak:
+      return network_->Break(fault.a, fault.b);
+    case Fault::Kind::kSlow:
+      network_->SetDelay(fault.a, fault.b, absl::Milliseconds(50));
+      events_.After(fault.lasts,
+                    [this, fault] { network_->SetDelay(fault.a, fault.b, absl::Milliseconds(2)); });
+      return;
+  }
+}
+
+// ------------------------------------------------------------------------------- manager and front door
+
+void ClusterSim::ManagerLoop() {
+  gmanager_.Tick(events_.now());
+  dispatcher_.Tick(events_.now());
+  AfterManager();
+  events_.After(absl::Milliseconds(20), [this] { ManagerLoop(); });
+}
+
+void ClusterSim::AfterManager() {
+  for (int rank : dispatcher_.TakeBroken()) gmanager_.ConnectionLost(rank, events_.now());
+  SendAll(0, gmanager_.TakeOutgoing());
+  const Membership& members = gmanager_.membership();
+  if (members.number() != members_seen_) {
+    members_seen_ = members.number();
+    Trace([&] { return DescribeMembers(members); });
+    dispatcher_.OnMembers(members.members(), events_.now());
+  }
+  SendAll(0, dispatcher_.TakeOutgoing());
+  TakeOutputs();
+}
+
+void ClusterSim::TakeOutputs() {
+  for (const SequenceOutput& output : dispatcher_.TakeOutputs()) {
+    Expected& expected = expected_.at(output.id);
+    if (expected.finished > 0) Violate(absl::StrCat(ToString(output.id), " goes on after its end"));
+    if (!output.error.ok()) Violate(absl::StrCat(ToString(output.id), " fails: ", output.error.message()));
+    if (output.token.has_value()) {
+      const uint32_t at = expected.prompt_size + expected.delivered++;
+      ++stats_.tokens;
+      if (at >= expected.tokens.size() || expected.tokens[at] != *output.token)
+        Violate(absl::StrCat(ToString(output.id), ": token ", at - expected.prompt_size,
+                             " of its answer is wrong"));
+    }
+    if (!output.finished) continue;
+    ++expected.finished;
+    Trace([&] { return absl::StrCat("done: ", ToString(output.id)); });
+    if (expected.prompt_size + expected.delivered != expected.tokens.size())
+      Violate(absl::StrCat(ToString(output.id), " ends after ", expected.delivered, " tokens"));
+  }
+}
+
+// ----------------------------------------------------------------------------------------------- oracle
+
+void ClusterSim::Violate(const std::string& what) {
+  Trace([&] { return absl::StrCat("VIOLATION: ", what); });
+  verdict_.Update(absl::InternalError(what));
+}
+
+absl::Status ClusterSim::CheckProcess(const Process& process) const {
+  RETURN_IF_ERROR(Annotate(process.engine->CheckInvariants(), absl::StrCat("rank ", process.rank)));
+  if (!scenario_.faults.empty()) return absl::OkStatus();
+  // Nothing has failed: both sides of a loan agree.
+  for (const auto& [id, loan] : process.rmanager->borrowed()) {
+    const Process& creditor = *processes_[Value(loan.creditor)];
+    const std::shared_ptr<const LoanSlots> slots = creditor.rmanager->hosted()->Find(id, loan.epoch);
+    if (slots == nullptr || slots->loan.debtor != InstanceId(process.rank) ||
+        slots->loan.request != loan.request || slots->blocks.size() != loan.blocks) {
+      return absl::InternalError(absl::StrCat("rank ", process.rank, " uses loan ", Value(id), " of rank ",
+                                              Value(loan.creditor), ", which does not know it so"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+bool ClusterSim::AllDone() const {
+  return std::all_of(expected_.begin(), expected_.end(),
+                     [](const auto& entry) { return entry.second.finished > 0; });
+}
+
+absl::Status ClusterSim::CheckSettled() const {
+  for (const auto& process : processes_) {
+    if (process == nullptr) return absl::InternalError("a process did not come back");
+    const RManager::Counters c = process->rmanager->counters();
+    if (process->pool->used_count() != 0 || c.lent != 0 || c.borrowed != 0 || !process->engine->idle()) {
+      return absl::InternalError(absl::StrCat(
+          "rank ", process->rank, " does not come to rest: ", process->pool->used_count(), " blocks in use, ",
+          c.lent, " lent, ", c.borrowed, " borrowed, ", process->engine->running_count(), " running, ",
+          process->engine->waiting_count(), " waiting"));
+    }
+    if (c.malformed != 0)
+      return absl::InternalError(
+          absl::StrCat("rank ", process->rank, " got ", c.malformed, " malformed messages"));
+  }
+  return absl::OkStatus();
+}
+
+std::string ClusterSim::DescribeOpen() const {
+  std::string text;
+  for (const auto& [id, expected] : expected_) {
+    if (expected.finished == 0)
+      absl::StrAppend(&text, " ", ToString(id), " (", expected.prompt_size, " + ", expected.delivered, " of ",
+                      expected.tokens.size(), " tokens)");
+  }
+  for (const auto& process : processes_) {
+    if (process == nullptr) continue;
+    absl::StrAppend(&text, "; rank ", process->rank, ": ", process->engine->running_count(), " running, ",
+                    process->engine->waiting_count(), " waiting, ", process->pool->free_count(), " of ",
+                    process->pool->total_count(), " blocks free, ", process->rmanager->counters().lent,
+                    " lent");
+  }
+  return text;
+}
+
+absl::Status ClusterSim::Run() {
+  const auto stop = [this] { return !verdict_.ok() || events_.ran() > kEventsMax; };
+  events_.RunUntil(absl::UnixEpoch() + scenario_.length, stop);
+  network_->HealAll();
+  const absl::Time end = events_.now() + kPatience;
+  while (!stop() && !AllDone() && events_.now() < end)
+    events_.RunUntil(events_.now() + absl::Milliseconds(200), stop);
+  if (verdict_.ok() && !AllDone()) {
+    Violate(absl::StrCat("still open ", absl::FormatDuration(kPatience), " after the last fault, or ",
+                         kEventsMax, " events:", DescribeOpen()));
+  }
+  // Leases run out, copies arrive, repayments are confirmed.
+  events_.RunUntil(events_.now() + kLease + 2 * kReplyDeadline, stop);
+  if (verdict_.ok()) verdict_.Update(CheckSettled());
+  for (const auto& process : processes_) {
+    if (process != nullptr) EndProcess(process->rank);
+  }
+  stats_.events = events_.ran();
+  stats_.replayed = dispatcher_.counters().replayed;
+  return verdict_.ok()
+             ? verdict_
+             : Annotate(verdict_, absl::StrCat("seed ", scenario_.seed, ", at ",
+                                               absl::FormatDuration(events_.now() - absl::UnixEpoch())));
+}
+
+}  // namespace lombard::sim

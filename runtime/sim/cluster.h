@@ -1,0 +1,100 @@
+// A whole cluster in one thread: gManager, dispatcher and every worker's manager and engine as production
+// runs them (GManager, Dispatcher, Instance), above symbolic machines, in simulated time on a simulated
+// network, through the faults of a scenario.
+//
+//   ClusterSim sim(DrawScenario(seed));
+//   absl::Status verdict = sim.Run();
+//
+// The oracle knows every request's context and answer. It checks each committed step's coverage
+// (symbolic_machine.h), the books of a worker after each of its steps, each token when it is delivered, and
+// at the end, after all faults are healed, that every request was answered once and rightly within a bound
+// and that all memory is back.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gmanager/gmanager.h"
+#include "kvpool/kv_pool.h"
+#include "rmanager/rmanager.h"
+#include "runtime/engine/engine.h"
+#include "runtime/job/dispatcher.h"
+#include "runtime/model/tokenizer/tokenizer.h"
+#include "runtime/sim/event_queue.h"
+#include "runtime/sim/network.h"
+#include "runtime/sim/random.h"
+#include "runtime/sim/scenario.h"
+#include "runtime/sim/symbolic_machine.h"
+#include "runtime/worker/instance.h"
+
+namespace lombard::sim {
+
+struct SimStats {
+  uint64_t events = 0, steps = 0, remote_steps = 0, abandoned_steps = 0, tokens = 0;
+  uint64_t loans = 0, recalled = 0, overdue = 0, lost = 0, fenced = 0, replayed = 0, preemptions = 0;
+  uint64_t guarded = 0;
+};
+
+class ClusterSim {
+ public:
+  // `trace`, when set, gets a line for everything that happens.
+  explicit ClusterSim(Scenario scenario, std::function<void(const std::string&)> trace = {});
+  ~ClusterSim();
+
+  absl::Status Run();  // the first violation, with the time
+  const SimStats& stats() const { return stats_; }
+
+ private:
+  struct Process;
+  struct Expected {               // what the oracle knows of a request
+    std::vector<int32_t> tokens;  // prompt and answer
+    std::vector<Cell> cells;
+    uint32_t prompt_size = 0, delivered = 0;
+    int finished = 0;
+  };
+
+  void StartProcess(int rank);
+  void EndProcess(int rank);
+  void Apply(const Fault& fault);
+  void Deliver(int from, int to, const Payload& payload);
+  void OnDown(int at, int peer);
+  void Receive(Process& process, int from, const Payload& payload);
+  void SendAll(int from, std::vector<Outgoing> outgoing);
+  // Runs `what` for the process if it still is the one at the rank; later, while it is stopped.
+  void ForProcess(int rank, uint64_t number, std::function<void(Process&)> what);
+  void PingLoop(int rank, uint64_t number);
+  void StepLoop(int rank, uint64_t number);
+  void TryFinishStep(Process& process);
+  void ManagerLoop();
+  void AfterManager();
+  void TakeOutputs();
+
+  void Violate(const std::string& what);
+  void Trace(const std::function<std::string()>& line) {
+    if (trace_) trace_(line());
+  }
+  absl::Status CheckProcess(const Process& process) const;
+  absl::Status CheckSettled() const;
+  bool AllDone() const;
+  std::string DescribeOpen() const;
+
+  const Scenario scenario_;
+  const std::function<void(const std::string&)> trace_;
+  EventQueue events_;
+  SimRandom random_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<Network> network_;
+  GManager gmanager_;
+  Dispatcher dispatcher_;
+  uint64_t members_seen_ = 0, next_process_ = 1;
+  std::vector<std::unique_ptr<Process>> processes_;  // by rank; null: none
+  std::map<RequestId, Expected> expected_;
+  absl::Status verdict_;
+  SimStats stats_;
+};
+
+}  // namespace lombard::sim

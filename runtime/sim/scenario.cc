@@ -1,0 +1,105 @@
+#include "runtime/sim/scenario.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "rmanager/lent_ledger.h"
+#include "runtime/sim/random.h"
+#include "runtime/sim/symbolic_machine.h"
+
+namespace lombard::sim {
+namespace {
+
+absl::Time At(absl::Duration since_start) { return absl::UnixEpoch() + since_start; }
+
+void DrawRequests(SimRandom& random, Scenario* s) {
+  uint64_t reachable = 0;  // blocks, at the home that reaches most
+  for (size_t home = 0; home < s->pools.size(); ++home) {
+    uint64_t blocks = 0;
+    for (size_t i = 0; i < s->pools.size(); ++i)
+      blocks += i == home ? s->pools[i] : LendableBlocksMax(s->pools[i], s->reserve, s->lent_max);
+    reachable = std::max(reachable, blocks);
+  }
+  const uint32_t longest = static_cast<uint32_t>(std::min<uint64_t>(reachable, 160)) * s->block_tokens;
+  const uint32_t short_max = std::max(2u, s->pools[0] * s->block_tokens / 4);
+  std::vector<int32_t> common(longest);
+  for (int32_t& token : common) token = static_cast<int32_t>(random.Below(kVocabulary));
+  for (uint64_t number = 1, count = random.Between(4, 24); number <= count; ++number) {
+    SimRequest request{.number = number,
+                       .arrival = At(random.Between(absl::ZeroDuration(), s->length * 0.8))};
+    const uint32_t total =
+        random.Chance(0.25) ? random.Between(2, longest) : random.Between(2, std::min(short_max, longest));
+    request.max_tokens = random.Between(1, std::min(total - 1, 40u));
+    for (uint32_t i = 0; i < total - request.max_tokens; ++i)
+      request.prompt.push_back(static_cast<int32_t>(random.Below(kVocabulary)));
+    if (random.Chance(0.3)) {  // begins like others
+      const uint32_t same = random.Between(0, static_cast<uint32_t>(request.prompt.size()));
+      std::copy(common.begin(), common.begin() + same, request.prompt.begin());
+    }
+    s->requests.push_back(std::move(request));
+  }
+}
+
+void DrawFaults(SimRandom& random, Scenario* s) {
+  const uint32_t size = static_cast<uint32_t>(s->pools.size());
+  for (uint32_t count = random.Between(1, 8); count > 0; --count) {
+    Fault fault{.kind = static_cast<Fault::Kind>(random.Below(7)),
+                .at = At(random.Between(absl::Milliseconds(100), s->length)),
+                .lasts = random.Between(absl::Milliseconds(20), absl::Seconds(4))};
+    const bool of_process = fault.kind == Fault::Kind::kKill || fault.kind == Fault::Kind::kStop ||
+                            fault.kind == Fault::Kind::kIsolate;
+    fault.a = static_cast<int>(of_process ? random.Between(1, size - 1) : random.Between(0, size - 1));
+    if (!of_process) {
+      fault.b = static_cast<int>(random.Between(0, size - 2));
+      if (fault.b >= fault.a) ++fault.b;
+    }
+    s->faults.push_back(fault);
+  }
+  std::stable_sort(s->faults.begin(), s->faults.end(),
+                   [](const Fault& a, const Fault& b) { return a.at < b.at; });
+}
+
+}  // namespace
+
+Scenario DrawScenario(uint64_t seed) {
+  SimRandom random(seed);
+  Scenario s{.seed = seed};
+  const uint32_t kind = random.Between(1, 100);
+  const uint32_t size = kind <= 75   ? random.Between(2, 5)
+                        : kind <= 98 ? random.Between(6, 12)
+                                     : random.Between(13, 64);
+  for (uint32_t i = 0; i < size; ++i) s.pools.push_back(random.Between(4, 32));
+  s.reserve = 0.05 * random.Between(0, 3);
+  s.lent_max = 0.1 * random.Between(5, 10);
+  s.prefix_cache = random.Chance(0.7);
+  s.duplicate = random.Chance(0.3) ? 0.01 * random.Between(1, 10) : 0;
+  s.step_max = absl::Milliseconds(random.Between(2, 30));
+  s.length = absl::Seconds(random.Between(2, 6));
+  DrawRequests(random, &s);
+  if (random.Chance(0.85)) DrawFaults(random, &s);
+  return s;
+}
+
+std::string Describe(const Fault& fault) {
+  const std::string lasts = absl::StrCat(" for ", absl::FormatDuration(fault.lasts));
+  switch (fault.kind) {
+    case Fault::Kind::kKill:
+      return absl::StrCat("rank ", fault.a, " is killed; another process starts after ",
+                          absl::FormatDuration(fault.lasts));
+    case Fault::Kind::kStop:
+      return absl::StrCat("rank ", fault.a, " is stopped", lasts);
+    case Fault::Kind::kCut:
+      return absl::StrCat("messages ", fault.a, " -> ", fault.b, " wait", lasts);
+    case Fault::Kind::kCutBoth:
+      return absl::StrCat("messages ", fault.a, " <-> ", fault.b, " wait", lasts);
+    case Fault::Kind::kIsolate:
+      return absl::StrCat("rank ", fault.a, " is cut from all", lasts);
+    case Fault::Kind::kBreak:
+      return absl::StrCat("the connection ", fault.a, " - ", fault.b, " breaks");
+    case Fault::Kind::kSlow:
+      return absl::StrCat("messages ", fault.a, " -> ", fault.b, " are slow", lasts);
+  }
+  return "?";
+}
+
+}  // namespace lombard::sim

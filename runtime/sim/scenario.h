@@ -1,0 +1,54 @@
+// What a simulated cluster goes through: its shape, its requests, its faults. Drawn from a seed.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "base/planted_bug.h"
+
+namespace lombard::sim {
+
+struct SimRequest {
+  uint64_t number = 0;
+  absl::Time arrival;
+  std::vector<int32_t> prompt;
+  uint32_t max_tokens = 1;
+};
+
+// Something that happens to the cluster from outside. `b` < 0: it concerns `a` alone.
+struct Fault {
+  enum class Kind : uint8_t {
+    kKill,     // the process at `a` is gone; another one starts after `lasts`
+    kStop,     // it is stopped for `lasts` (SIGSTOP, SIGCONT)
+    kCut,      // messages a -> b wait for `lasts`
+    kCutBoth,  // both ways
+    kIsolate,  // all messages from and to `a` wait for `lasts`
+    kBreak,    // the connection a - b breaks
+    kSlow,     // messages a -> b take up to 50 ms, for `lasts`
+  };
+  Kind kind;
+  absl::Time at;
+  int a = 0, b = -1;
+  absl::Duration lasts;
+};
+
+struct Scenario {
+  uint64_t seed = 0;
+  std::vector<uint32_t> pools;  // blocks, by instance
+  uint32_t block_tokens = 4;
+  double reserve = 0.05, lent_max = 0.8;
+  bool prefix_cache = true;
+  double duplicate = 0;
+  absl::Duration step_max = absl::Milliseconds(20);
+  std::vector<SimRequest> requests;
+  std::vector<Fault> faults;
+  absl::Duration length = absl::Seconds(5);  // of arrivals and faults
+  PlantedBug bug = PlantedBug::kNone;
+};
+
+Scenario DrawScenario(uint64_t seed);
+std::string Describe(const Fault& fault);
+
+}  // namespace lombard::sim
