@@ -25,6 +25,7 @@ void Membership::Lose(InstanceId instance) {
   Member& member = members_[Value(instance)];
   if (member.state != State::kAlive) return;
   member.state = State::kLost;
+  ++lost_count_;
   ++number_;
 }
 

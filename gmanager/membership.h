@@ -40,12 +40,13 @@ class Membership {
 
   const std::vector<Member>& members() const { return members_; }  // by instance
   uint64_t number() const { return number_; }                      // grows with every change
+  uint64_t lost_count() const { return lost_count_; }              // processes, ever
 
  private:
   InstanceId own_;
   absl::Duration dead_after_;
   std::vector<Member> members_;
-  uint64_t number_ = 0;
+  uint64_t number_ = 0, lost_count_ = 0;
   absl::Time last_tick_ = absl::InfiniteFuture();
 };
 

@@ -392,6 +392,7 @@ void RManager::RepayAll(RequestId request, absl::Time now) {
 }
 
 void RManager::PeerLost(int peer, absl::Time now) {
+  if (peer < 0 || peer >= options_.instances) return;
   lent_.DropDebtor(InstanceId(peer));
   DropLoansFrom(peer, true, now);
 }
@@ -427,6 +428,10 @@ bool RManager::MayAdmitLocally(RequestId request, uint32_t blocks, uint32_t youn
 bool RManager::IsOldest(RequestId request) const {
   return (!load_.oldest.has_value() || request <= *load_.oldest) &&
          (!facts_.oldest.has_value() || request <= *facts_.oldest);
+}
+
+bool RManager::knows_of_losses() const {
+  return std::any_of(lost_.begin(), lost_.end(), [](uint64_t incarnation) { return incarnation > 0; });
 }
 
 RManager::Counters RManager::counters() const {

@@ -160,6 +160,9 @@ class RManager {
   void DeclineRecall(
       LoanId loan);  // after RecallWanted with may_decline; nothing happens to one that is lost
 
+  // The process is gone for good, as the members' list says: its loans here end, ours there are lost
+  // (events).
+  void PeerLost(int peer, absl::Time now);
   // The connection to the peer broke, or it does not answer: our loans there are lost (events). It may be
   // alive, so they are repaid; nothing is borrowed from it until it is heard of again, or for
   // `unreachable_for`.
@@ -180,6 +183,7 @@ class RManager {
   // never preempted.
   bool IsOldest(RequestId request) const;
   const ClusterFacts& view() const { return facts_; }
+  bool knows_of_losses() const;  // some process of another instance has been lost
   Counters counters() const;
   const std::map<LoanId, Loan>& borrowed() const { return borrowed_.loans(); }
   absl::Status CheckInvariants() const;
@@ -196,8 +200,6 @@ class RManager {
 
   bool AcceptIncarnation(int from, uint64_t incarnation, absl::Time now);
   bool AcceptGManager(uint64_t incarnation);
-  // The process is gone for good: its loans here end, ours there are lost (events).
-  void PeerLost(int peer, absl::Time now);
   bool Unreachable(int peer, absl::Time now) const { return now < unreachable_until_[peer]; }
   void DropLoansFrom(int peer, bool process_gone, absl::Time now);
   void FollowMembers(const messages::ClusterView& view, absl::Time now);

@@ -78,7 +78,7 @@ GenerateResult Collect(const OpenRequest& open, bool logprobs, Samples* samples)
 }
 
 Report MakeReport(size_t requests, const Samples& samples, double seconds,
-                  const std::vector<messages::WorkerReport>& workers) {
+                  const std::vector<messages::WorkerReport>& workers, const Job& job) {
   Report report{.requests = requests};
   report.tokens.prompt = samples.prompt_tokens;
   report.tokens.output = samples.output_tokens;
@@ -87,11 +87,17 @@ Report MakeReport(size_t requests, const Samples& samples, double seconds,
   report.tpot_s = PercentilesOf(samples.tpot);
   report.itl_s = PercentilesOf(samples.itl);
   report.e2e_s = PercentilesOf(samples.e2e);
+  const Dispatcher::Counters dispatched = job.dispatch_counters();
+  report.recovery.requests_replayed = dispatched.replayed;
+  report.recovery.stale_tokens = dispatched.stale_tokens;
   for (const messages::WorkerReport& w : workers) {
     report.steps += w.steps();
     report.remote_steps += w.remote_steps();
     report.remote_tokens_attended += w.remote_tokens_attended();
-    const auto bytes = [&](Channel channel) { return w.payload_bytes(static_cast<int>(channel)); };
+    const auto bytes = [&](Channel channel) -> uint64_t {
+      const int i = static_cast<int>(channel);
+      return i < w.payload_bytes_size() ? w.payload_bytes(i) : 0;
+    };
     report.wire_bytes.query += bytes(Channel::kQuery);
     report.wire_bytes.state += bytes(Channel::kState);
     report.wire_bytes.kv += bytes(Channel::kKv);
@@ -108,6 +114,15 @@ Report MakeReport(size_t requests, const Samples& samples, double seconds,
     report.loans.refused += w.loans_refused();
     report.loans.repaid += w.loans_repaid();
     report.loans.lost += w.loans_lost();
+    report.loans.recalled += w.loans_recalled();
+    report.recovery.lost_tokens += w.lost_tokens();
+    report.recovery.recomputed_tokens += w.recomputed_tokens();
+    report.recovery.abandoned_steps += w.abandoned_steps();
+    report.recovery.fenced += w.fenced();
+  }
+  for (int rank : job.lost_ranks()) {
+    report.ranks[rank].lost = true;
+    ++report.recovery.ranks_lost;
   }
   return report;
 }
@@ -141,6 +156,14 @@ void PrintSummary(const Report& report, double seconds) {
                   "rank %d: KV tokens %d, used at most %d, lent at most %d, borrowed at most %d; attended "
                   "for others in %d steps\n",
                   i, kv.capacity, kv.used_max, kv.lent_max, kv.borrowed_max, report.ranks[i].served_steps);
+  }
+  if (report.recovery.ranks_lost + report.recovery.lost_tokens + report.recovery.requests_replayed > 0) {
+    absl::FPrintF(
+        stderr,
+        "%d ranks lost: %d requests replayed elsewhere, %d tokens of KV lost with loans, %d computed "
+        "again\n",
+        report.recovery.ranks_lost, report.recovery.requests_replayed, report.recovery.lost_tokens,
+        report.recovery.recomputed_tokens);
   }
   if (report.remote_steps > 0) {
     absl::FPrintF(stderr, "%d of %d steps attended remotely; %d loans, all given back: %s\n",
@@ -235,7 +258,7 @@ absl::Status RunBatch(const GenerateOptions& options, const Tokenizer& tokenizer
   const double seconds = absl::ToDoubleSeconds(clock.Now() - start);
   RETURN_IF_ERROR(files.output->Close());
   ASSIGN_OR_RETURN(const std::vector<messages::WorkerReport> workers, job.End(kDrainDeadline));
-  const Report report = MakeReport(asked, samples, seconds, workers);
+  const Report report = MakeReport(asked, samples, seconds, workers, job);
   if (!options.report_dir.empty()) RETURN_IF_ERROR(WriteReport(report, options.report_dir));
   PrintSummary(report, seconds);
   return absl::OkStatus();

@@ -10,6 +10,7 @@
 #include "fabric/make_transport.h"
 #include "runtime/cli/batch_run.h"
 #include "runtime/cli/job_setup.h"
+#include "runtime/cli/process_exit.h"
 #include "runtime/job/local_cluster.h"
 
 namespace lombard {
@@ -64,7 +65,7 @@ absl::StatusOr<std::vector<messages::Hello>> Meet(Bootstrap& bootstrap, const me
 }
 
 absl::Status RunRank(const GenerateOptions& options, const std::string& version, Bootstrap& bootstrap,
-                     bool* others_know) {
+                     bool* others_know, bool* someone_lost) {
   const JobLayout layout = bootstrap.layout();
   const RankPlace place{.rank = layout.rank,
                         .size = layout.size,
@@ -101,6 +102,7 @@ absl::Status RunRank(const GenerateOptions& options, const std::string& version,
   ASSIGN_OR_RETURN(const std::vector<messages::Hello> hellos,
                    Meet(bootstrap, hello, options.worker.start_timeout));
   for (const messages::Hello& h : hellos) settings.kv_blocks.push_back(h.kv_blocks());
+  settings.process = hello.start_time_us() ^ (hello.pid() << 40);
 
   ASSIGN_OR_RETURN(const std::unique_ptr<Transport> transport,
                    MakeUcxTransport(bootstrap, {.profile = options.worker.ucx_profile,
@@ -108,7 +110,7 @@ absl::Status RunRank(const GenerateOptions& options, const std::string& version,
   if (options.worker.verbose && place.rank == 0)
     fprintf(stderr, "transport: %s\n", transport->Describe().c_str());
   const MonotonicClock clock;
-  Job job(RouterInstances(settings), &clock);
+  Job job(RouterInstances(settings), &clock, {.recovery_wait = options.worker.recovery_wait});
   ASSIGN_OR_RETURN(const std::unique_ptr<Worker> worker,
                    Worker::Create(settings, loaded.model.get(), loaded.tokenizer.get(), transport.get(),
                                   &clock, place.rank == 0 ? &job : nullptr));
@@ -121,6 +123,8 @@ absl::Status RunRank(const GenerateOptions& options, const std::string& version,
     if (!batch.ok()) worker->Fail(batch);
   }
   absl::Status left = worker->Join();
+  *someone_lost = worker->lost_someone();
+  if (place.rank == 0 && batch.ok()) RecordLostRanks(job.lost_ranks());
   return batch.ok() ? left : batch;
 }
 
@@ -136,13 +140,13 @@ RunOutcome RunGenerate(const GenerateOptions& options, const std::string& versio
       .deadline = options.worker.start_timeout};
   absl::StatusOr<std::unique_ptr<Bootstrap>> bootstrap = DetectBootstrap(where);
   if (!bootstrap.ok()) return {.status = bootstrap.status()};
-  bool others_know = false;
-  RunOutcome outcome{.status = RunRank(options, version, **bootstrap, &others_know)};
+  bool others_know = false, someone_lost = false;
+  RunOutcome outcome{.status = RunRank(options, version, **bootstrap, &others_know, &someone_lost)};
   const JobLayout layout = (*bootstrap)->layout();
   outcome.speaks = layout.rank == 0;
   // A hello that says why ends the job for everyone alike, in good order.
   const bool all_agree = absl::IsFailedPrecondition(outcome.status) && !others_know;
-  outcome.must_exit_hard = !outcome.status.ok() && !all_agree && layout.size > 1;
+  outcome.must_exit_hard = (someone_lost || !outcome.status.ok()) && !all_agree && layout.size > 1;
   (*bootstrap)->Finish(!outcome.must_exit_hard);
   return outcome;
 }

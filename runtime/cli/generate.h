@@ -10,7 +10,7 @@ namespace lombard {
 
 struct RunOutcome {
   absl::Status status;
-  // The job has failed with ranks of MPI still there: do not finalize MPI; flush and end by _exit.
+  // Ranks of MPI were lost, or the job has failed: do not finalize MPI; flush and end by _exit.
   bool must_exit_hard = false;
   bool speaks = true;  // this rank prints the error
 };

@@ -31,4 +31,13 @@ void RecordExit(int code) {
   std::fclose(file);
 }
 
+void RecordLostRanks(const std::vector<int>& ranks) {
+  const char* directory = std::getenv("LOMBARD_RUN_DIR");
+  if (directory == nullptr || ranks.empty()) return;
+  std::FILE* file = std::fopen(absl::StrCat(directory, "/lost").c_str(), "w");
+  if (file == nullptr) return;
+  for (int rank : ranks) std::fprintf(file, "%d\n", rank);
+  std::fclose(file);
+}
+
 }  // namespace lombard

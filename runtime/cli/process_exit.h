@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 namespace lombard {
 
@@ -16,5 +17,8 @@ bool SpeaksForAll();
 // Writes `code` to $LOMBARD_RUN_DIR/rank.<i>.status when launch/run has set that directory; a process's last
 // act. Failures are silent: a missing file counts as a failed rank.
 void RecordExit(int code);
+
+// Names in $LOMBARD_RUN_DIR/lost, one a line, the ranks that were lost while the others did the whole job.
+void RecordLostRanks(const std::vector<int>& ranks);
 
 }  // namespace lombard

@@ -168,6 +168,8 @@ void AddWorkerFlags(CLI::App* app, WorkerOptions* o) {
   flags.Period("--dead-after", &o->dead_after, "silence after which a rank counts as lost");
   flags.Period("--claim-after", &o->claim_after,
                "wait after which a refused request is given memory before younger ones");
+  flags.Period("--recovery-wait", &o->recovery_wait,
+               "for a worker, when the memory that is left after a loss is too small for a request");
   flags.Period("--start-timeout", &o->start_timeout, "until all ranks have met");
   app->add_flag("--verbose", o->verbose, "say more on standard error");
 }

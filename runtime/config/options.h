@@ -46,6 +46,7 @@ struct WorkerOptions {
   absl::Duration heartbeat = absl::Milliseconds(100);    // how often a worker reports to the global manager
   absl::Duration dead_after = absl::Seconds(10);         // a peer unheard for this long is lost
   absl::Duration claim_after = absl::Milliseconds(250);  // a request refused for this long gets a claim
+  absl::Duration recovery_wait = absl::Seconds(60);      // for a worker, when those left are too small
   absl::Duration start_timeout = absl::Seconds(120);     // until all ranks have met
   bool verbose = false;
 };

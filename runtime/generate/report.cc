@@ -69,11 +69,17 @@ std::string ReportJson(const Report& r) {
                               {"used_max", rank.kv_tokens.used_max},
                               {"lent_max", rank.kv_tokens.lent_max},
                               {"borrowed_max", rank.kv_tokens.borrowed_max}}},
-                            {"served_steps", rank.served_steps}});
+                            {"served_steps", rank.served_steps},
+                            {"lost", rank.lost}});
   }
   out["prefix_cache"] = {{"queried_tokens", r.prefix_cache.queried},
                          {"hit_tokens", r.prefix_cache.hit},
                          {"evicted_tokens", r.prefix_cache.evicted}};
+  out["recovery"] = {
+      {"ranks_lost", r.recovery.ranks_lost},           {"requests_replayed", r.recovery.requests_replayed},
+      {"lost_tokens", r.recovery.lost_tokens},         {"recomputed_tokens", r.recovery.recomputed_tokens},
+      {"abandoned_steps", r.recovery.abandoned_steps}, {"fenced", r.recovery.fenced},
+      {"stale_tokens", r.recovery.stale_tokens}};
   out["loans"] = {{"granted", r.loans.granted},
                   {"refused", r.loans.refused},
                   {"recalled", r.loans.recalled},

@@ -23,6 +23,7 @@ struct RankReport {
     uint64_t capacity = 0, used_max = 0, lent_max = 0, borrowed_max = 0;
   } kv_tokens;
   uint64_t served_steps = 0;  // steps of others it attended for
+  bool lost = false;          // at the end; then the other figures are not known
 };
 
 struct Report {
@@ -44,6 +45,12 @@ struct Report {
     uint64_t queried = 0, hit = 0,
              evicted = 0;  // tokens: of admitted requests, of them found, given up again
   } prefix_cache;
+  struct {
+    uint64_t ranks_lost = 0, requests_replayed = 0;
+    uint64_t lost_tokens = 0, recomputed_tokens = 0;  // KV in lost loans; computed again because of that
+    uint64_t abandoned_steps = 0;
+    uint64_t fenced = 0, stale_tokens = 0;  // processes declared lost that lived; what they still delivered
+  } recovery;
   struct {
     uint64_t granted = 0, refused = 0, recalled = 0, repaid = 0, lost = 0;
   } loans;

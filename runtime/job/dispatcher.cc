@@ -9,10 +9,7 @@
 namespace lombard {
 
 Dispatcher::Dispatcher(std::vector<Router::Instance> instances, const Options& options)
-    : options_(options),
-      outbox_(Value(options.incarnation)),
-      router_(instances),
-      alive_(instances.size(), Incarnation{0}) {
+    : options_(options), outbox_(Value(options.incarnation)), router_(instances), members_(instances.size()) {
   for (size_t i = 0; i < instances.size(); ++i) router_.SetAlive(InstanceId(i), false);
 }
 
@@ -20,7 +17,7 @@ void Dispatcher::Submit(SequenceRequest request, absl::Time now, std::optional<I
   const RequestId id = request.id;
   const auto [it, is_new] = open_.try_emplace(id, Open{.request = std::move(request), .wanted = home});
   CHECK(is_new) << id;
-  Place(it->second, now);
+  if (started_) Place(it->second, now);
 }
 
 // Gives it to an instance, or notes since when there is none.
@@ -31,7 +28,7 @@ void Dispatcher::Place(Open& open, absl::Time now) {
     return;
   }
   open.too_small_since.reset();
-  open.incarnation = alive_[Value(*open.home)];
+  open.incarnation = members_[Value(*open.home)].incarnation;
   messages::SubmitSequence& submit = *outbox_.Add(static_cast<int>(Value(*open.home))).mutable_submit();
   ToMessage(open.request, &submit);
   submit.set_to_incarnation(Value(open.incarnation));
@@ -76,16 +73,15 @@ void Dispatcher::OnTokens(int from, uint64_t incarnation, const messages::TokenB
 }
 
 void Dispatcher::OnMembers(const std::vector<Membership::Member>& members, absl::Time now) {
-  CHECK_EQ(members.size(), alive_.size());
-  for (size_t i = 0; i < members.size(); ++i) {
-    const bool alive = members[i].state == Membership::State::kAlive;
-    alive_[i] = alive ? members[i].incarnation : Incarnation{0};
-    router_.SetAlive(InstanceId(i), alive);
-  }
+  CHECK_EQ(members.size(), members_.size());
+  members_ = members;
+  if (!first_members_.has_value()) first_members_ = now;
+  for (size_t i = 0; i < members.size(); ++i) router_.SetAlive(InstanceId(i), IsAlive(InstanceId(i)));
+  if (!started_) return Tick(now);
   for (auto& [id, open] : open_) {
     if (!open.home.has_value()) {
       Place(open, now);
-    } else if (open.incarnation != alive_[Value(*open.home)]) {
+    } else if (!IsAlive(*open.home) || open.incarnation != members_[Value(*open.home)].incarnation) {
       LeaveHome(open);
       ++counters_.replayed;
       Place(open, now);
@@ -98,6 +94,14 @@ void Dispatcher::OnMembers(const std::vector<Membership::Member>& members, absl:
 }
 
 void Dispatcher::Tick(absl::Time now) {
+  if (!started_) {
+    const bool everyone = std::none_of(members_.begin(), members_.end(), [](const Membership::Member& m) {
+      return m.state == Membership::State::kUnknown;
+    });
+    started_ = everyone || (first_members_.has_value() && now - *first_members_ >= options_.start_wait);
+    if (!started_) return;
+    for (auto& [id, open] : open_) Place(open, now);
+  }
   for (auto it = open_.begin(); it != open_.end();) {
     const std::optional<absl::Time>& since = it->second.too_small_since;
     it = since.has_value() && now - *since >= options_.recovery_wait ? Fail(it) : std::next(it);
@@ -116,8 +120,8 @@ absl::Time Dispatcher::NextDeadline() const {
 Dispatcher::OpenRequests::iterator Dispatcher::Fail(OpenRequests::iterator it) {
   Open& open = it->second;
   uint64_t reachable = 0;
-  for (size_t i = 0; i < alive_.size(); ++i) {
-    if (alive_[i] != Incarnation{0}) reachable = std::max(reachable, router_.Reachable(InstanceId(i)));
+  for (size_t i = 0; i < members_.size(); ++i) {
+    if (IsAlive(InstanceId(i))) reachable = std::max(reachable, router_.Reachable(InstanceId(i)));
   }
   if (open.home.has_value()) {
     messages::CancelSequence& cancel = *outbox_.Add(static_cast<int>(Value(*open.home))).mutable_cancel();

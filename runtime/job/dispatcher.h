@@ -11,7 +11,7 @@
 //   for (auto& out : dispatcher.TakeOutgoing()) send(out);
 //   for (SequenceOutput& output : dispatcher.TakeOutputs()) ...
 //
-// Nothing is sent before the first list of members. Not thread-safe.
+// Not thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -33,6 +33,8 @@ class Dispatcher {
     Incarnation incarnation{1};  // of this process
     // A request for which the memory that is left is too small waits so long for a worker, then fails.
     absl::Duration recovery_wait = absl::Seconds(60);
+    // Nothing is given out before everyone has been a member, or so long after the first one was.
+    absl::Duration start_wait = absl::Seconds(10);
   };
   struct Counters {
     uint64_t replayed = 0;       // requests given out again
@@ -56,6 +58,9 @@ class Dispatcher {
   std::vector<int> TakeBroken() { return std::exchange(broken_, {}); }
   const Counters& counters() const { return counters_; }
   size_t open_count() const { return open_.size(); }
+  bool IsAlive(InstanceId instance) const {
+    return members_[Value(instance)].state == Membership::State::kAlive;
+  }
 
  private:
   struct Open {
@@ -76,7 +81,9 @@ class Dispatcher {
   const Options options_;
   Outbox outbox_;
   Router router_;
-  std::vector<Incarnation> alive_;  // by instance; 0 = not
+  std::vector<Membership::Member> members_;  // by instance
+  std::optional<absl::Time> first_members_;
+  bool started_ = false;
   OpenRequests open_;
   std::vector<SequenceOutput> outputs_;
   std::vector<int> broken_;

@@ -6,8 +6,7 @@
 //   while (job.Wait(deadline, &done) ...)      // finished sequences, in the order they finish
 //   ASSIGN_OR_RETURN(auto reports, job.End(deadline));
 //
-// Submit, Wait and End belong to the caller's thread; the FrontDoor calls come from the worker's progress
-// thread.
+// Submit, Wait and End belong to the caller's thread; the FrontDoor calls come from the worker's threads.
 #pragma once
 
 #include <condition_variable>
@@ -18,8 +17,8 @@
 
 #include "absl/status/statusor.h"
 #include "base/clock.h"
-#include "gmanager/router.h"
 #include "runtime/engine/sequence.h"
+#include "runtime/job/dispatcher.h"
 #include "runtime/worker/worker.h"
 
 namespace lombard {
@@ -46,7 +45,8 @@ struct JobProgress {
 
 class Job final : public FrontDoor {
  public:
-  Job(const std::vector<Router::Instance>& instances, const Clock* clock);
+  Job(const std::vector<Router::Instance>& instances, const Clock* clock,
+      const Dispatcher::Options& options = {});
   void Attach(Worker* worker) { worker_ = worker; }  // before the first Submit
 
   // Returns the sequence's number. kUnavailable: the job has failed.
@@ -58,19 +58,22 @@ class Job final : public FrontDoor {
   absl::StatusOr<std::vector<SequenceResult>> Wait(absl::Duration wait);
   JobProgress progress() const;
   uint64_t capacity_tokens(int rank) const { return capacity_tokens_[rank]; }
-  // Everyone gives back what is lent, reports, and is told to leave. The reports are by rank.
+  // Everyone gives back what is lent, reports, and is told to leave. The reports are by rank; those of lost
+  // ranks have their capacity and nothing else.
   absl::StatusOr<std::vector<messages::WorkerReport>> End(absl::Duration deadline);
+  std::vector<int> lost_ranks() const;  // not alive at the end
+  Dispatcher::Counters dispatch_counters() const;
 
-  void OnTokens(int rank, const messages::TokenBatch& batch) override;
+  void OnTokens(int rank, uint64_t incarnation, const messages::TokenBatch& batch) override;
+  void OnMembers(const std::vector<Membership::Member>& members) override;
+  std::vector<int> OnTick() override;
   void OnReport(int rank, const messages::WorkerReport& report) override;
   void OnJobFailed(const absl::Status& why) override;
 
  private:
-  struct Open {
-    SequenceResult result;
-    InstanceId home{};
-    uint64_t tokens_max = 0;
-  };
+  // Takes the dispatcher's messages and outputs under the lock; the messages are sent after it.
+  std::vector<Outgoing> CollectLocked();
+  void Send(std::vector<Outgoing> outgoing);
   double Seconds() const { return absl::ToDoubleSeconds(clock_->Now() - start_); }
 
   const Clock* const clock_;
@@ -81,11 +84,12 @@ class Job final : public FrontDoor {
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  Router router_;
+  Dispatcher dispatcher_;
   uint64_t next_number_ = 1;
-  std::map<uint64_t, Open> open_;
+  std::map<uint64_t, SequenceResult> open_;
   std::vector<SequenceResult> done_;
   JobProgress progress_;
+  std::vector<bool> alive_;  // by rank; all at first
   std::map<int, messages::WorkerReport> reports_;
   absl::Status failure_;
 };

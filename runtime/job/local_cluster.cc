@@ -11,9 +11,11 @@ namespace lombard {
 std::vector<Router::Instance> RouterInstances(const WorkerSettings& settings) {
   std::vector<Router::Instance> instances;
   for (size_t i = 0; i < settings.kv_blocks.size(); ++i) {
+    const uint32_t lendable = settings.engine.lending ? LendableBlocksMax(settings.kv_blocks[i],
+                                                                          settings.reserve, settings.lent_max)
+                                                      : 0;
     instances.push_back({.capacity = uint64_t{settings.kv_blocks[i]} * settings.engine.block_tokens,
-                         .reachable = uint64_t{ReachableBlocks(settings, static_cast<int>(i))} *
-                                      settings.engine.block_tokens});
+                         .lendable = uint64_t{lendable} * settings.engine.block_tokens});
   }
   return instances;
 }

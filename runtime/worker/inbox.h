@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -16,12 +17,15 @@ namespace lombard {
 // Put and Notify from any thread; Take from the owner.
 class Inbox {
  public:
-  using Item = std::pair<int, messages::ControlMessage>;  // from, what
+  struct Item {
+    int from;
+    std::optional<messages::ControlMessage> message;  // none: the connection to `from` is gone
+  };
 
-  void Put(int from, messages::ControlMessage message) {
+  void Put(int from, std::optional<messages::ControlMessage> message) {
     {
       std::lock_guard lock(mutex_);
-      items_.emplace_back(from, std::move(message));
+      items_.push_back({from, std::move(message)});
     }
     changed_.notify_one();
   }

@@ -37,7 +37,8 @@ Worker::Worker(const WorkerSettings& settings, Transport* transport, const Clock
       transport_(transport),
       clock_(clock),
       front_door_(front_door),
-      liveness_(transport->rank(), transport->size(), settings.heartbeat, settings.dead_after) {}
+      liveness_(transport->rank(), transport->size(), settings.heartbeat, settings.dead_after),
+      incarnation_(Value(settings.incarnation)) {}
 
 Worker::~Worker() {
   if (progress_thread_.joinable()) {
@@ -70,15 +71,18 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerSettings& set
   worker->threads_ = std::make_unique<ThreadPool>(settings.threads);
   worker->service_threads_ = std::make_unique<ThreadPool>(settings.service_threads);
 
-  worker->rmanager_ = std::make_unique<RManager>(RManagerOptions{.self = InstanceId(rank),
-                                                                 .instances = size,
-                                                                 .incarnation = settings.incarnation,
-                                                                 .reserve = settings.reserve,
-                                                                 .lent_max = settings.lent_max,
-                                                                 .heartbeat_period = settings.heartbeat,
-                                                                 .lease = 3 * settings.reply_deadline,
-                                                                 .reply_deadline = settings.reply_deadline},
-                                                 worker->pool_.get());
+  worker->rmanager_ =
+      std::make_unique<RManager>(RManagerOptions{.self = InstanceId(rank),
+                                                 .instances = size,
+                                                 .incarnation = settings.incarnation,
+                                                 .process = settings.process,
+                                                 .reserve = settings.reserve,
+                                                 .lent_max = settings.lent_max,
+                                                 .heartbeat_period = settings.heartbeat,
+                                                 .lease = 3 * settings.reply_deadline,
+                                                 .reply_deadline = settings.reply_deadline,
+                                                 .recall_deadline = 3 * settings.reply_deadline},
+                                 worker->pool_.get());
   Worker* self = worker.get();
   worker->client_ = std::make_unique<RemoteClient>(
       RemoteClient::Options{.incarnation = settings.incarnation,
@@ -96,6 +100,8 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerSettings& set
   worker->engine_ =
       std::make_unique<Engine>(engine, DescribeForEngine(*model, layout), tokenizer, worker->pool_.get(),
                                worker->rmanager_.get(), worker->machine_.get());
+  worker->instance_ = std::make_unique<Instance>(settings.incarnation, /*front_door=*/0, worker->pool_.get(),
+                                                 worker->rmanager_.get(), worker->engine_.get());
   const RManager* ledger = worker->rmanager_.get();
   worker->service_ = std::make_unique<RemoteService>(
       RemoteService::Options{.incarnation = settings.incarnation,
@@ -113,6 +119,7 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerSettings& set
       });
   if (rank == 0) {
     GManagerOptions gmanager = settings.gmanager;
+    gmanager.dead_after = settings.dead_after;
     const double row = static_cast<double>(config.q_heads) * config.head_dim;
     gmanager.cost.layers = static_cast<uint32_t>(config.layers);
     gmanager.cost.wire = {.query_bytes = row * DTypeBytes(config.dtype),
@@ -167,7 +174,7 @@ void Worker::SetLeaving() {
 
 absl::Status Worker::SendControl(int to, const messages::ControlMessage& message) {
   messages::ControlMessage stamped = message;
-  stamped.set_incarnation(Value(settings_.incarnation));
+  stamped.set_incarnation(incarnation_.load());
   return transport_->Send(to, ControlBytes(stamped));
 }
 
@@ -183,10 +190,10 @@ void Worker::ProgressLoop() {
     transport_->Poll(*this, std::min(kPollWait, settings_.heartbeat));
     const absl::Time now = clock_->Now();
     messages::ControlMessage ping;
-    ping.mutable_ping();
+    ping.mutable_ping()->set_process(settings_.process);
     for (int peer : liveness_.PingsDue(now)) SendControl(peer, ping).IgnoreError();
-    if (const auto silent = liveness_.Silent(now)) {
-      Fail(absl::UnavailableError(absl::StrCat("rank ", *silent, " has been silent for more than ",
+    if (liveness_.RankZeroSilent(now)) {
+      Fail(absl::UnavailableError(absl::StrCat("rank 0 has been silent for more than ",
                                                absl::FormatDuration(liveness_.dead_after()),
                                                " (--dead-after)")));
     }
@@ -223,10 +230,11 @@ void Worker::HandleControl(int from, messages::ControlMessage message) {
   switch (message.body_case()) {
     case Body::kHeartbeat:
     case Body::kMoveKvDone:
+    case Body::kPing:
       if (gmanager_ != nullptr) manager_inbox_.Put(from, std::move(message));
       return;
     case Body::kTokens:
-      if (front_door_ != nullptr) front_door_->OnTokens(from, message.tokens());
+      if (front_door_ != nullptr) front_door_->OnTokens(from, message.incarnation(), message.tokens());
       return;
     case Body::kReport:
       if (front_door_ != nullptr) front_door_->OnReport(from, message.report());
@@ -237,7 +245,6 @@ void Worker::HandleControl(int from, messages::ControlMessage message) {
     case Body::kLeave:
       SetLeaving();
       return;
-    case Body::kPing:
     case Body::BODY_NOT_SET:
       return;
     default:
@@ -249,8 +256,11 @@ void Worker::OnPeerDown(int peer, const absl::Status& why) {
   client_->OnPeerDown(peer, why);
   // Who was told to leave goes, in any order; this worker's own Leave may still be on its way.
   if (leaving_.load() || (why.ok() && reported_.load())) return;
-  Fail(absl::UnavailableError(absl::StrCat(
-      "rank ", peer, " is lost: ", why.ok() ? "it left before the job was done" : why.message())));
+  const absl::string_view reason = why.ok() ? "it left before the job was done" : why.message();
+  if (peer == 0) return Fail(absl::UnavailableError(absl::StrCat("rank 0 is lost: ", reason)));
+  lost_someone_.store(true);
+  step_inbox_.Put(peer, std::nullopt);
+  if (gmanager_ != nullptr) manager_inbox_.Put(peer, std::nullopt);
 }
 
 // ---------------------------------------------------------------- step thread
@@ -258,28 +268,25 @@ void Worker::OnPeerDown(int peer, const absl::Status& why) {
 void Worker::StepLoop() {
   absl::Duration wait = absl::ZeroDuration();
   while (!leaving_.load()) {
-    for (Inbox::Item& item : step_inbox_.Take(wait)) {
+    for (const Inbox::Item& item : step_inbox_.Take(wait)) {
       const absl::Time now = clock_->Now();
-      if (item.second.has_submit()) {
-        absl::StatusOr<SequenceRequest> request = FromMessage(item.second.submit());
-        if (request.ok()) {
-          engine_->Submit(*std::move(request), now);
-        } else {
-          Fail(Annotate(request.status(), "request from the front door"));
-        }
-      } else if (item.second.has_drain()) {
+      if (!item.message.has_value()) {
+        instance_->PeerUnreachable(item.from, now);
+      } else if (item.message->has_drain()) {
         draining_ = true;
-      } else {
-        rmanager_->Handle(item.first, item.second, now);
+      } else if (const absl::Status handled = instance_->Handle(item.from, *item.message, now);
+                 !handled.ok()) {
+        Fail(Annotate(handled, "request from the front door"));
       }
     }
     absl::Time now = clock_->Now();
-    rmanager_->Tick(now);
-    for (const RManager::Event& event : rmanager_->TakeEvents()) engine_->HandleEvent(event, now);
-    SendOutgoing(rmanager_->TakeOutgoing());
+    instance_->Tick(now);
+    incarnation_.store(Value(instance_->incarnation()));
+    if (rmanager_->knows_of_losses() || instance_->fenced_count() > 0) lost_someone_.store(true);
+    SendOutgoing(instance_->TakeOutgoing());
     const StepReport step = Step(now);
-    for (const RemoteFailure& failure : client_->TakeFailures())
-      Fail(Annotate(failure.status, absl::StrCat("step of rank ", transport_->rank())));
+    now = clock_->Now();
+    instance_->OnFailures(client_->TakeFailures(), now);
     if (leaving_.load()) return;
     if (step.rows > 0) {
       report_.set_steps(report_.steps() + 1);
@@ -287,34 +294,17 @@ void Worker::StepLoop() {
       report_.set_keys_read(report_.keys_read() + step.keys_read);
       report_.set_busy_seconds(report_.busy_seconds() + step.seconds);
     }
-    SendOutgoing(rmanager_->TakeOutgoing());
-    SendTokens();
-    now = clock_->Now();
-    if (draining_ && !reported_.load() && engine_->idle() && rmanager_->borrowed().empty() &&
-        rmanager_->counters().lent == 0)
-      SendReport();
+    SendOutgoing(instance_->TakeOutgoing());
+    if (draining_ && !reported_.load() && instance_->quiet()) SendReport();
     wait = step.rows > 0 ? absl::ZeroDuration()
-                         : std::clamp(std::min(rmanager_->NextDeadline(), engine_->NextRetry()) - now,
-                                      absl::Milliseconds(1), kIdleWaitMax);
+                         : std::clamp(instance_->NextDeadline() - now, absl::Milliseconds(1), kIdleWaitMax);
   }
 }
 
 StepReport Worker::Step(absl::Time now) {
-  const StepWork* work = engine_->Begin(now);
+  const StepWork* work = instance_->BeginStep(now);
   if (work == nullptr) return {};
-  return engine_->Finish(machine_->Run(*work), now);
-}
-
-void Worker::SendTokens() {
-  std::vector<SequenceOutput> outputs = engine_->TakeOutputs();
-  if (outputs.empty()) return;
-  messages::ControlMessage message;
-  messages::TokenBatch& batch = *message.mutable_tokens();
-  for (const SequenceOutput& output : outputs) ToMessage(output, batch.add_events());
-  const uint64_t block_tokens = settings_.engine.block_tokens;
-  batch.set_kv_tokens_used(pool_->used_count() * block_tokens);
-  batch.set_kv_tokens_lent(rmanager_->counters().lent * block_tokens);
-  SendControl(0, message).IgnoreError();
+  return instance_->FinishStep(machine_->Run(*work), clock_->Now());
 }
 
 void Worker::SendReport() {
@@ -334,6 +324,13 @@ void Worker::SendReport() {
   report_.set_loans_refused(loans.refused);
   report_.set_loans_repaid(loans.repaid);
   report_.set_loans_lost(loans.lost);
+  report_.set_loans_recalled(loans.recalled);
+  const RecoveryStats& recovery = engine_->recovery_stats();
+  report_.set_recomputed_tokens(recovery.recomputed_tokens);
+  report_.set_lost_tokens(recovery.blocks_lost * block_tokens);
+  report_.set_abandoned_steps(recovery.abandoned_steps);
+  report_.set_fenced(instance_->fenced_count());
+  report_.set_stale_messages(loans.stale);
   report_.set_preemptions(engine_->preemptions());
   const PrefixStats prefixes = engine_->prefix_stats();
   report_.set_prefix_queried(prefixes.queried_tokens);
@@ -349,12 +346,26 @@ absl::Status Worker::CheckInvariants() const { return engine_->CheckInvariants()
 // ---------------------------------------------------------------- manager thread
 
 void Worker::ManagerLoop() {
+  uint64_t members = 0;  // number of the list that the front door knows
   while (!leaving_.load()) {
     const absl::Duration wait =
         std::clamp(gmanager_->NextDeadline() - clock_->Now(), absl::Milliseconds(1), kIdleWaitMax);
-    for (Inbox::Item& item : manager_inbox_.Take(wait))
-      gmanager_->Handle(item.first, item.second, clock_->Now());
+    for (const Inbox::Item& item : manager_inbox_.Take(wait)) {
+      if (item.message.has_value()) {
+        gmanager_->Handle(item.from, *item.message, clock_->Now());
+      } else {
+        gmanager_->ConnectionLost(item.from, clock_->Now());
+      }
+    }
     gmanager_->Tick(clock_->Now());
+    if (front_door_ != nullptr) {
+      for (int rank : front_door_->OnTick()) gmanager_->ConnectionLost(rank, clock_->Now());
+      const Membership& membership = gmanager_->membership();
+      if (std::exchange(members, membership.number()) != membership.number()) {
+        if (membership.lost_count() > 0) lost_someone_.store(true);
+        front_door_->OnMembers(membership.members());
+      }
+    }
     SendOutgoing(gmanager_->TakeOutgoing());
   }
 }

@@ -5,15 +5,15 @@
 //   (distattn/remote_service.h) step thread      rmanager and engine: takes what came, decides, computes,
 //   commits manager thread   rank 0 only: gManager
 //
-// The front door (rank 0) is whoever implements FrontDoor; it is called on the progress thread and must not
-// block.
+// The front door (rank 0) is whoever implements FrontDoor; it is called on the progress thread, unless it
+// says otherwise, and must not block.
 //
 //   ASSIGN_OR_RETURN(auto worker, Worker::Create(options, model, tokenizer, transport, clock, &front_door));
 //   worker->Start();
 //   absl::Status end = worker->Join();    // after Leave arrived or the job failed; bounded teardown
 //
-// When a peer is lost, or this worker fails, everyone is told (JobFailed) and Join returns why: here a lost
-// rank ends the job.
+// A worker that is lost costs what it held (fabric/messages/protocol.h). When rank 0 is lost, or a worker
+// fails by its own mistake, everyone is told (JobFailed) and Join returns why.
 #pragma once
 
 #include <atomic>
@@ -38,6 +38,7 @@
 #include "runtime/engine/cpu_machine.h"
 #include "runtime/engine/engine.h"
 #include "runtime/worker/inbox.h"
+#include "runtime/worker/instance.h"
 #include "runtime/worker/liveness.h"
 
 namespace lombard {
@@ -45,7 +46,10 @@ namespace lombard {
 class FrontDoor {
  public:
   virtual ~FrontDoor() = default;
-  virtual void OnTokens(int rank, const messages::TokenBatch& batch) = 0;
+  virtual void OnTokens(int rank, uint64_t incarnation, const messages::TokenBatch& batch) = 0;
+  virtual void OnMembers(const std::vector<Membership::Member>& members) = 0;  // on the manager thread
+  // Now and then, on the manager thread. Returns workers that cannot be relied on: they are declared lost.
+  virtual std::vector<int> OnTick() = 0;
   virtual void OnReport(int rank, const messages::WorkerReport& report) = 0;
   virtual void OnJobFailed(const absl::Status& why) = 0;
 };
@@ -57,6 +61,7 @@ struct WorkerSettings {
   int service_threads = 1;
   std::vector<uint32_t> kv_blocks;  // of every rank, [size]
   Incarnation incarnation{1};
+  uint64_t process = 0;                    // differs from one process of a rank to the next
   double reserve = 0.05, lent_max = 0.80;  // shares of a pool
   GManagerOptions gmanager;                // rank 0's
   absl::Duration heartbeat = absl::Milliseconds(100);
@@ -93,6 +98,8 @@ class Worker final : public TransportHandler {
   absl::Status CheckInvariants() const;
   const RemoteService& service() const { return *service_; }
   const GManager* gmanager() const { return gmanager_.get(); }  // rank 0's; null elsewhere
+  // Any thread: some rank has been lost, maybe this one. Then nobody must wait for all ranks again (MPI_Finalize).
+  bool lost_someone() const { return lost_someone_.load(); }
 
  private:
   Worker(const WorkerSettings& settings, Transport* transport, const Clock* clock, FrontDoor* front_door);
@@ -102,7 +109,6 @@ class Worker final : public TransportHandler {
   StepReport Step(absl::Time now);
   void ManagerLoop();
   void SendOutgoing(std::vector<Outgoing> outgoing);
-  void SendTokens();
   void SendReport();
   void HandleControl(int from, messages::ControlMessage message);
 
@@ -119,12 +125,15 @@ class Worker final : public TransportHandler {
   std::unique_ptr<RemoteService> service_;
   std::unique_ptr<CpuMachine> machine_;
   std::unique_ptr<Engine> engine_;
+  std::unique_ptr<Instance> instance_;  // drives rmanager_ and engine_
   std::unique_ptr<GManager> gmanager_;
   Liveness liveness_;  // progress thread only
 
   Inbox step_inbox_, manager_inbox_;
   std::thread progress_thread_, service_thread_, step_thread_, manager_thread_;
   std::atomic<bool> leaving_{false};  // told to, or failed
+  std::atomic<bool> lost_someone_{false};
+  std::atomic<uint64_t> incarnation_;  // instance_'s, for all threads
   std::mutex failure_mutex_;
   absl::Status failure_;
 

@@ -1,18 +1,10 @@
 // Goal: the main job under mpirun with real transports: 1, 2 and 4 ranks give the golden tokens and agree on
-// log-probabilities, with ample and with tiny uneven budgets; a rank that dies ends the job within seconds,
-// with a message and a status.
-#include <dirent.h>
-#include <gmock/gmock.h>
+// log-probabilities, with ample and with tiny uneven budgets.
 #include <gtest/gtest.h>
-#include <signal.h>
 
-#include <chrono>
 #include <cmath>
 #include <filesystem>
-#include <thread>
 
-#include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "tests/e2e/generate_run.h"
 #include "tests/support/shared_data.h"
@@ -93,77 +85,6 @@ TEST(MpiGenerate, WithATinyHomeTheCreditorsAttendAtLeastHalfOfTheDecodeSteps) {
     served_max = std::max(served_max, rank["served_steps"].get<uint64_t>());
   EXPECT_GE(served_max, longest[0].greedy_ids.size() / 2);
   EXPECT_GE(run.report["remote_steps"], longest[0].greedy_ids.size() / 2);
-}
-
-// The process of this job with that rank: its environment tells.
-pid_t PidOfRank(int rank, const std::string& run_dir) {
-  DIR* proc = opendir("/proc");
-  pid_t found = 0;
-  while (const dirent* entry = readdir(proc)) {
-    pid_t pid;
-    if (!absl::SimpleAtoi(entry->d_name, &pid)) continue;
-    const std::string environment = ReadAll(absl::StrCat("/proc/", pid, "/environ"));
-    std::error_code error;
-    const std::string program =
-        std::filesystem::read_symlink(absl::StrCat("/proc/", pid, "/exe"), error).filename();
-    if (program == "lombard" && absl::StrContains(environment, absl::StrCat("OMPI_COMM_WORLD_RANK=", rank)) &&
-        absl::StrContains(environment, run_dir)) {
-      found = pid;
-    }
-  }
-  closedir(proc);
-  return found;
-}
-
-TEST(MpiGenerate, ADeadRankEndsTheJobWithinSecondsWithAMessageAndAStatus) {
-  const std::string folder = NewFolder();
-  WriteAll(folder + "/in.jsonl", "{\"prompt\": [549, 5, 6], \"max_tokens\": 3900, \"ignore_eos\": true}\n");
-  for (const int victim : {2, 0}) {
-    const std::string run_dir = absl::StrCat(folder, "/run", victim);
-    std::thread killer([&] {
-      pid_t pid = 0;
-      for (int i = 0; i < 400 && (pid = PidOfRank(victim, run_dir)) == 0; ++i)
-        std::this_thread::sleep_for(std::chrono::milliseconds(25));
-      std::this_thread::sleep_for(std::chrono::milliseconds(700));  // into the decoding
-      if (pid != 0) kill(pid, SIGKILL);
-    });
-    const auto start = std::chrono::steady_clock::now();
-    const ProgramResult program = RunProgram(
-        {"launch/run", "-n", "4", "generate", "--model", "tests/data/tiny", "--input", folder + "/in.jsonl",
-         "--output", folder + "/out.jsonl", "--kv-tokens", "2048", "--block-tokens", "16"},
-        "", {{"LOMBARD_BINARY", LOMBARD_BINARY}, {"LOMBARD_RUN_DIR", run_dir}});
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    killer.join();
-    EXPECT_NE(program.code, 0) << "rank " << victim;
-    EXPECT_LT(seconds, 45) << "rank " << victim;
-    if (victim != 0) {
-      EXPECT_THAT(program.err, testing::HasSubstr(absl::StrCat("rank ", victim, " is lost"))) << program.out;
-    }
-  }
-  std::filesystem::remove_all(folder);
-}
-
-TEST(MpiGenerate, AStoppedRankIsFoundByItsSilence) {
-  const std::string folder = NewFolder();
-  WriteAll(folder + "/in.jsonl", "{\"prompt\": [549, 5, 6], \"max_tokens\": 3900, \"ignore_eos\": true}\n");
-  pid_t stopped = 0;
-  std::thread stopper([&] {
-    for (int i = 0; i < 400 && (stopped = PidOfRank(2, folder)) == 0; ++i) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(25));
-    }
-    std::this_thread::sleep_for(std::chrono::milliseconds(700));
-    if (stopped != 0) kill(stopped, SIGSTOP);
-  });
-  // A rank that does not even hear that the job is over is ended by launch/run after the grace.
-  const ProgramResult program = RunProgram(
-      {"launch/run", "-n", "3", "--grace", "3", "generate", "--model", "tests/data/tiny", "--input",
-       folder + "/in.jsonl", "--output", folder + "/out.jsonl", "--kv-tokens", "2048", "--dead-after", "2s"},
-      "", {{"LOMBARD_BINARY", LOMBARD_BINARY}, {"LOMBARD_RUN_DIR", folder + "/run"}});
-  stopper.join();
-  if (stopped != 0) kill(stopped, SIGKILL);
-  EXPECT_NE(program.code, 0);
-  EXPECT_THAT(program.err, testing::HasSubstr("rank 2 has been silent for more than 2s")) << program.out;
-  std::filesystem::remove_all(folder);
 }
 
 }  // namespace

@@ -1,0 +1,181 @@
+// Goal: kill -9 or SIGSTOP of a rank in the middle of decoding costs what it held and nothing else: every
+// token is that of the undisturbed run, delivered once. The loss of rank 0 ends the job within seconds.
+//
+// Nobody outside can see where a job stands, so each case is run a few times, with other delays, until the
+// loss fell into the decoding; what must always hold is checked every time.
+#include <dirent.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <functional>
+#include <thread>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "tests/e2e/generate_run.h"
+
+namespace lombard {
+namespace {
+
+using nlohmann::json;
+
+constexpr int kHome = 1;      // the largest pool: the router gives it the long request
+constexpr int kCreditor = 2;  // holds what does not fit into rank 0's
+constexpr uint64_t kBlockTokens = 16;
+const char kInput[] =
+    "{\"id\": \"long\", \"prompt\": [549, 5, 6], \"max_tokens\": 3800, \"ignore_eos\": true, \"logprobs\": "
+    "0}\n"
+    "{\"id\": \"a\", \"prompt\": [7, 8, 9], \"max_tokens\": 300, \"ignore_eos\": true, \"logprobs\": 0}\n"
+    "{\"id\": \"b\", \"prompt\": [70, 80, 90], \"max_tokens\": 300, \"ignore_eos\": true, \"logprobs\": 0}\n";
+
+// The process of this job with that rank: its environment tells. 0: not there.
+pid_t PidOfRank(int rank, const std::string& run_dir) {
+  DIR* proc = opendir("/proc");
+  pid_t found = 0;
+  while (const dirent* entry = readdir(proc)) {
+    pid_t pid;
+    if (!absl::SimpleAtoi(entry->d_name, &pid)) continue;
+    const std::string environment = ReadAll(absl::StrCat("/proc/", pid, "/environ"));
+    std::error_code error;
+    const std::string program =
+        std::filesystem::read_symlink(absl::StrCat("/proc/", pid, "/exe"), error).filename();
+    if (program == "lombard" && absl::StrContains(environment, absl::StrCat("OMPI_COMM_WORLD_RANK=", rank)) &&
+        absl::StrContains(environment, run_dir)) {
+      found = pid;
+    }
+  }
+  closedir(proc);
+  return found;
+}
+
+struct JobRun {
+  ProgramResult program;
+  double seconds = 0;
+  std::vector<json> lines;
+  json report;
+};
+
+// Four ranks; `disturb` gets the victim's pid `delay` after it was first seen.
+JobRun RunDisturbed(int victim, std::chrono::milliseconds delay, const std::function<void(pid_t)>& disturb,
+                    const std::vector<std::string>& more_args = {}) {
+  const std::string folder = NewFolder();
+  WriteAll(folder + "/in.jsonl", kInput);
+  std::thread hand([&] {
+    pid_t pid = 0;
+    for (int i = 0; i < 800 && (pid = PidOfRank(victim, folder + "/run")) == 0; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(25));
+    std::this_thread::sleep_for(delay);
+    if (pid != 0) disturb(pid);
+  });
+  std::vector<std::string> command = {"launch/run",
+                                      "-n",
+                                      "4",
+                                      "--grace",
+                                      "20",
+                                      "generate",
+                                      "--model",
+                                      "tests/data/tiny",
+                                      "--input",
+                                      folder + "/in.jsonl",
+                                      "--output",
+                                      folder + "/out.jsonl",
+                                      "--kv-tokens",
+                                      "1600,2400,1600,1600",
+                                      "--block-tokens",
+                                      "16",
+                                      "--report",
+                                      folder + "/report"};
+  command.insert(command.end(), more_args.begin(), more_args.end());
+  const auto start = std::chrono::steady_clock::now();
+  JobRun run;
+  run.program =
+      RunProgram(command, "", {{"LOMBARD_BINARY", LOMBARD_BINARY}, {"LOMBARD_RUN_DIR", folder + "/run"}});
+  run.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  hand.join();
+  std::istringstream lines(ReadAll(folder + "/out.jsonl"));
+  for (std::string line; std::getline(lines, line);) run.lines.push_back(json::parse(line, nullptr, false));
+  run.report = json::parse(ReadAll(folder + "/report/report.json"), nullptr, false);
+  std::filesystem::remove_all(folder);
+  return run;
+}
+
+// One rank with all the memory.
+const std::vector<json>& Undisturbed() {
+  static const std::vector<json> lines =
+      RunGenerateProgram(1, "tests/data/tiny", kInput, {"--kv-tokens", "8192", "--block-tokens", "16"}).lines;
+  return lines;
+}
+
+// Equal tokens, or first different where both choices were as likely but for rounding.
+void ExpectSameAnswers(const JobRun& run) {
+  ASSERT_EQ(run.lines.size(), Undisturbed().size());
+  for (size_t i = 0; i < run.lines.size(); ++i) {
+    const json &a = Undisturbed()[i], &b = run.lines[i];
+    ASSERT_TRUE(b.contains("token_ids")) << b;
+    const std::vector<int32_t> ids_a = a["token_ids"], ids_b = b["token_ids"];
+    const std::vector<double> p = a["logprobs"]["token_logprobs"], q = b["logprobs"]["token_logprobs"];
+    ASSERT_EQ(ids_a.size(), ids_b.size());
+    ASSERT_EQ(ids_b.size(), q.size());
+    for (size_t t = 0; t < ids_a.size(); ++t) {
+      ASSERT_NEAR(p[t], q[t], 0.001) << "request " << i << ", token " << t;
+      if (ids_a[t] != ids_b[t]) break;
+    }
+  }
+}
+
+// Until `happened` says that the run showed what it is about.
+void RunUntil(int victim, const std::function<void(pid_t)>& disturb,
+              const std::vector<std::string>& more_args,
+              const std::function<bool(const json& recovery)>& happened) {
+  for (const int delay : {900, 1300, 600, 1800, 2400}) {
+    SCOPED_TRACE(testing::Message() << "after " << delay << " ms");
+    const JobRun run = RunDisturbed(victim, std::chrono::milliseconds(delay), disturb, more_args);
+    ASSERT_EQ(run.program.code, 0) << run.program.err;
+    ExpectSameAnswers(run);
+    if (testing::Test::HasFatalFailure()) return;
+    const json& recovery = run.report["recovery"];
+    EXPECT_LE(recovery["recomputed_tokens"], recovery["lost_tokens"].get<uint64_t>() + 3 * kBlockTokens)
+        << recovery;
+    if (happened(recovery)) return;
+  }
+  FAIL() << "the rank was never lost in the middle of decoding";
+}
+
+const auto kKill = [](pid_t pid) { kill(pid, SIGKILL); };
+
+TEST(Survival, AKilledCreditorCostsItsSpanAlone) {
+  RunUntil(kCreditor, kKill, {}, [](const json& recovery) {
+    return recovery["ranks_lost"] == 1 && recovery["lost_tokens"] > 0 && recovery["recomputed_tokens"] > 0;
+  });
+}
+
+TEST(Survival, AKilledHomesRequestsAreReplayedElsewhere) {
+  RunUntil(kHome, kKill, {}, [](const json& recovery) {
+    return recovery["ranks_lost"] == 1 && recovery["requests_replayed"] > 0;
+  });
+}
+
+TEST(Survival, AStoppedRankIsFencedAndComesBackAsANewIncarnation) {
+  const auto stop = [](pid_t pid) {
+    kill(pid, SIGSTOP);
+    std::this_thread::sleep_for(std::chrono::seconds(5));
+    kill(pid, SIGCONT);
+  };
+  RunUntil(kHome, stop, {"--dead-after", "1s"}, [](const json& recovery) {
+    return recovery["ranks_lost"] == 0 && recovery["fenced"] == 1 && recovery["requests_replayed"] > 0;
+  });
+}
+
+TEST(Survival, TheLossOfRankZeroEndsTheJobWithinSecondsWithAMessageAndAStatus) {
+  const JobRun run = RunDisturbed(0, std::chrono::milliseconds(900), kKill);
+  EXPECT_NE(run.program.code, 0);
+  EXPECT_LT(run.seconds, 45);
+}
+
+}  // namespace
+}  // namespace lombard
