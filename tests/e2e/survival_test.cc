@@ -25,7 +25,7 @@ namespace {
 using nlohmann::json;
 
 constexpr int kHome = 1;      // the largest pool: the router gives it the long request
-constexpr int kCreditor = 2;  // holds what does not fit into rank 0's
+constexpr int kCreditor = 3;  // of the others the one with most to lend
 constexpr uint64_t kBlockTokens = 16;
 const char kInput[] =
     "{\"id\": \"long\", \"prompt\": [549, 5, 6], \"max_tokens\": 3800, \"ignore_eos\": true, \"logprobs\": "
@@ -85,7 +85,7 @@ JobRun RunDisturbed(int victim, std::chrono::milliseconds delay, const std::func
                                       "--output",
                                       folder + "/out.jsonl",
                                       "--kv-tokens",
-                                      "1600,2400,1600,1600",
+                                      "320,2400,1600,2380",
                                       "--block-tokens",
                                       "16",
                                       "--report",
