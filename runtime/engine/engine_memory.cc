@@ -351,20 +351,20 @@ void Engine::LoseLoan(const Loan& loan, absl::Time now) {
   if (static_cast<uint32_t>(visible) < s->table.first_block() * options_.block_tokens) Preempt(*s, now);
 }
 
-// A loan that its creditor calls back: its tokens are computed again where there is room for them.
+// A loan that its creditor calls back comes home where there is room for it, here or at others.
 void Engine::GiveBack(const RecallWanted& recall, absl::Time now) {
   const LoanId loan = recall.loan.id;
   Sequence* s = Find(recall.loan.request);
-  if (s != nullptr && s->table.HasLoan(loan)) {
-    const uint32_t elsewhere =
-        ClusterLendable() - std::min(ClusterLendable(), LendableAt(recall.loan.creditor));
-    if (s->table.loan(loan).blocks > pool_->free_count() + elsewhere) {
-      if (recall.may_decline) return rmanager_->DeclineRecall(loan);
-      return Preempt(*s, now);  // repays
-    }
-    LoseLoan(recall.loan, now);
+  if (s == nullptr || !s->table.HasLoan(loan)) return rmanager_->Repay(loan, now);
+  const uint32_t elsewhere =
+      ClusterLendable() - std::min(ClusterLendable(), LendableAt(recall.loan.creditor));
+  if (s->table.loan(loan).blocks <= pool_->free_count() + elsewhere) {
+    TakeHome(loan, now + (recall.deadline - now) / 2, now);  // time is left for the Repay
+  } else if (recall.may_decline) {
+    rmanager_->DeclineRecall(loan);
+  } else {
+    Preempt(*s, now);  // repays
   }
-  rmanager_->Repay(loan, now);
 }
 
 absl::Time Engine::NextRetry() const {

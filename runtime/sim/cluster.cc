@@ -295,16 +295,30 @@ void ClusterSim::Receive(Process& process, int from, const Payload& payload) {
   } else if (const auto* write = std::get_if<KvWrite>(&payload)) {
     network_->Send(process.rank, from,
                    process.machine->Store(*write, slots_of(write->loan, write->epoch).get()));
+  } else if (const auto* data = std::get_if<KvData>(&payload)) {
+    process.machine->OnData(from, *data);
   } else if (const auto* query = std::get_if<Query>(&payload)) {
-    // A service thread takes the snapshot, and reads a little later.
-    events_.After(random_.Between(absl::ZeroDuration(), absl::Milliseconds(3)),
-                  [this, rank = process.rank, number = process.number, from, query = *query,
-                   slots = slots_of(query->loan, query->epoch)] {
-                    ForProcess(rank, number, [this, rank, from, query, slots](Process& p) {
-                      network_->Send(rank, from, p.machine->Answer(query, slots.get()));
-                    });
-                  });
+    AnswerLater(process, from, slots_of(query->loan, query->epoch),
+                [query = *query](SymbolicMachine& machine, const LoanSlots* slots) -> Payload {
+                  return machine.Answer(query, slots);
+                });
+  } else if (const auto* read = std::get_if<KvRead>(&payload)) {
+    AnswerLater(process, from, slots_of(read->loan, read->epoch),
+                [read = *read](SymbolicMachine& machine, const LoanSlots* slots) -> Payload {
+                  return machine.Read(read, slots);
+                });
   }
+}
+
+// A service thread takes the snapshot, and reads a little later.
+void ClusterSim::AnswerLater(const Process& process, int to, std::shared_ptr<const LoanSlots> slots,
+                             std::function<Payload(SymbolicMachine&, const LoanSlots*)> answer) {
+  events_.After(random_.Between(absl::ZeroDuration(), absl::Milliseconds(3)),
+                [this, rank = process.rank, number = process.number, to, slots, answer] {
+                  ForProcess(rank, number, [this, rank, to, slots, answer](Process& p) {
+                    network_->Send(rank, to, answer(*p.machine, slots.get()));
+                  });
+                });
 }
 
 void ClusterSim::OnDown(int at, int peer) {

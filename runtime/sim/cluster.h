@@ -63,6 +63,8 @@ class ClusterSim {
   void Deliver(int from, int to, const Payload& payload);
   void OnDown(int at, int peer);
   void Receive(Process& process, int from, const Payload& payload);
+  void AnswerLater(const Process& process, int to, std::shared_ptr<const LoanSlots> slots,
+                   std::function<Payload(SymbolicMachine&, const LoanSlots*)> answer);
   void SendAll(int from, std::vector<Outgoing> outgoing);
   // Runs `what` for the process if it still is the one at the rank; later, while it is stopped.
   void ForProcess(int rank, uint64_t number, std::function<void(Process&)> what);

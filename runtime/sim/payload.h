@@ -42,6 +42,19 @@ struct KvStored {
   LoanId loan{};
   bool refused = false;
 };
-using Payload = std::variant<Control, Query, State, KvWrite, KvStored>;
+struct KvRead {
+  uint64_t transfer = 0;
+  LoanId loan{};
+  uint64_t epoch = 0;
+  uint32_t first_slot = 0, blocks = 0;
+};
+struct KvData {
+  uint64_t transfer = 0;
+  LoanId loan{};
+  uint32_t first_slot = 0;
+  bool refused = false;
+  std::vector<Cell> cells;
+};
+using Payload = std::variant<Control, Query, State, KvWrite, KvStored, KvRead, KvData>;
 
 }  // namespace lombard::sim

@@ -35,6 +35,43 @@ void SymbolicMachine::Send(const KvSend& send) {
               KvWrite{send.transfer, send.loan, send.epoch, send.first_slot, Gather(send.blocks)});
 }
 
+void SymbolicMachine::Fetch(const KvFetch& fetch) {
+  Sent& sent = transfers_[fetch.transfer];
+  ++sent.progress.sent;
+  sent.creditors.push_back(fetch.creditor);
+  sent.fetches[fetch.first_slot] = fetch.blocks;
+  hooks_.send(fetch.creditor, KvRead{fetch.transfer, fetch.loan, fetch.epoch, fetch.first_slot,
+                                     static_cast<uint32_t>(fetch.blocks.size())});
+}
+
+void SymbolicMachine::OnData(int from, const KvData& data) {
+  const auto it = transfers_.find(data.transfer);
+  if (it == transfers_.end() || it->second.progress.done()) return;
+  Sent& sent = it->second;
+  if (data.refused) {
+    sent.progress.status = absl::NotFoundError(absl::StrCat("rank ", from, " does not hold the loan"));
+    failures_.push_back({from, data.loan, {}});
+    return;
+  }
+  const auto fetch = sent.fetches.find(data.first_slot);
+  if (fetch == sent.fetches.end()) return;  // a copy
+  for (size_t i = 0; i < data.cells.size(); ++i)
+    At(fetch->second[i / block_tokens_], static_cast<uint32_t>(i % block_tokens_)) = data.cells[i];
+  sent.fetches.erase(fetch);
+  ++sent.progress.stored;
+}
+
+KvData SymbolicMachine::Read(const KvRead& read, const LoanSlots* slots) const {
+  KvData data{.transfer = read.transfer, .loan = read.loan, .first_slot = read.first_slot};
+  if (slots == nullptr || read.first_slot + read.blocks > slots->blocks.size()) {
+    data.refused = true;
+    return data;
+  }
+  const auto first = slots->blocks.begin() + read.first_slot;
+  data.cells = Gather({first, first + read.blocks});
+  return data;
+}
+
 KvTransfer SymbolicMachine::transfer(uint64_t id) {
   const auto it = transfers_.find(id);
   return it == transfers_.end() ? KvTransfer{} : it->second.progress;

@@ -39,6 +39,7 @@ class SymbolicMachine final : public KvMover {
       : block_tokens_(block_tokens), cells_(size_t{blocks} * block_tokens, 0), hooks_(std::move(hooks)) {}
 
   void Send(const KvSend& send) override;
+  void Fetch(const KvFetch& fetch) override;
   KvTransfer transfer(uint64_t id) override;
   void ForgetTransfer(uint64_t id) override { transfers_.erase(id); }
   void Copy(BlockId from, BlockId to) override;
@@ -56,12 +57,14 @@ class SymbolicMachine final : public KvMover {
 
   void OnState(int from, const State& state);
   void OnStored(int from, const KvStored& stored);
+  void OnData(int from, const KvData& data);
   // The step under way and the transfers that need the peer fail.
   void OnPeerDown(int peer);
 
   // The creditor's side; `slots` is what its ledger has of the loan, or null.
   State Answer(const Query& query, const LoanSlots* slots) const;
   KvStored Store(const KvWrite& write, const LoanSlots* slots);
+  KvData Read(const KvRead& read, const LoanSlots* slots) const;
 
  private:
   struct Part {
@@ -72,6 +75,7 @@ class SymbolicMachine final : public KvMover {
   struct Sent {
     KvTransfer progress;
     std::vector<int> creditors;
+    std::map<uint32_t, std::vector<BlockId>> fetches;  // not yet here, by first slot
   };
   Cell& At(BlockId block, uint32_t slot) { return cells_[Value(block) * size_t{block_tokens_} + slot]; }
   std::vector<Cell> Gather(const std::vector<BlockId>& blocks) const;
