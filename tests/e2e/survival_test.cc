@@ -163,7 +163,7 @@ TEST(Survival, AKilledHomesRequestsAreReplayedElsewhere) {
 TEST(Survival, AStoppedRankIsFencedAndComesBackAsANewIncarnation) {
   const auto stop = [](pid_t pid) {
     kill(pid, SIGSTOP);
-    std::this_thread::sleep_for(std::chrono::seconds(5));
+    std::this_thread::sleep_for(std::chrono::milliseconds(2500));
     kill(pid, SIGCONT);
   };
   RunUntil(kHome, stop, {"--dead-after", "1s"}, [](const json& recovery) {
