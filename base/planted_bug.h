@@ -8,19 +8,26 @@ namespace lombard {
 
 enum class PlantedBug : uint8_t {
   kNone,
+  // Debtor.
   kFlipBeforeStored,  // the table names the creditor before it has the KV
-  kForgetEpoch,       // the creditor finds loans by id alone, and takes ids again
-  kDoubleGrant,       // a repeated TryMoveKv reserves again
-  kForgetRepay,       // Repay is sent once
-  kFreeWhileRead,     // repaid blocks return to the pool while service reads them
-  kKeepLoansOfLost,   // a lost debtor's loans stay
+  kUseUnconfirmed,    // loans are used before their creditors have confirmed them
+  kUseRepaid,         // a loan called back is repaid, and used on
   kUseLoansOfLost,    // a lost creditor's loans are still used
-  kTokensOfAnyone,    // the front door takes tokens from any process
-  kReplayFromPrompt,  // a replayed request forgets what was delivered
+  kKeepParts,         // a failed borrowing does not give back what it got
+  kForgetRepay,       // Repay is sent once
+  // Creditor.
+  kDoubleGrant,      // a repeated TryMoveKv reserves again
+  kForgetEpoch,      // loans are found by id alone, and ids are taken again
+  kNoExpiry,         // reservations are kept for ever
+  kFreeWhileRead,    // blocks of an ended loan return to the pool while service reads them
+  kFreeOnRecall,     // a recalled loan ends without waiting for its debtor
+  kKeepLoansOfLost,  // a lost debtor's loans stay
+  // Membership and front door.
   kIgnoreFence,       // a fenced process goes on
-  kHoldWhileWaiting,  // a refused admission keeps what it got
-  kNoExpiry,          // reservations are kept for ever
+  kTokensOfAnyone,    // tokens are taken from any process
+  kReplayFromPrompt,  // a replayed request forgets what was delivered
+  kForgetHomeless,    // a request that found no home is never given to one
 };
-constexpr int kPlantedBugs = 13;  // kNone included
+constexpr int kPlantedBugs = 17;  // kNone included
 
 }  // namespace lombard

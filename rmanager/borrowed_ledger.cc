@@ -174,7 +174,10 @@ void BorrowedLedger::Advance(Borrowings::iterator it, absl::Time now) {
     }
     borrowing.deadline = now + options_.reply_deadline;
     borrowing.next_retry = now + options_.retry;
-  } else if (all(PartState::kActive)) {
+  }
+  const bool confirmed =
+      all(options_.bug == PlantedBug::kUseUnconfirmed ? PartState::kActivating : PartState::kActive);
+  if (confirmed) {
     Result result{.ticket = it->first,
                   .request = borrowing.request,
                   .purpose = borrowing.purpose,
@@ -214,6 +217,7 @@ void BorrowedLedger::OnActivateReply(InstanceId from, const messages::ActivateLo
 // Gives back what was granted. Parts still unanswered are repaid when their grant arrives.
 BorrowedLedger::Borrowings::iterator BorrowedLedger::Release(Borrowings::iterator it, absl::Time now) {
   for (const Part& part : it->second.parts) {
+    if (options_.bug == PlantedBug::kKeepParts) break;
     if (part.state != PartState::kAsked) StartRepayment(part.loan, now);
   }
   return borrowings_.erase(it);
@@ -341,7 +345,7 @@ void BorrowedLedger::Tick(const ClusterFacts& facts, absl::Time now) {
     ++it;
   }
   for (auto& [id, repayment] : repaying_) {
-    if (repayment.next_retry > now) continue;
+    if (repayment.next_retry > now || options_.bug == PlantedBug::kForgetRepay) continue;
     repayment.next_retry = now + options_.retry;
     SendRepay(repayment.loan.creditor, id, repayment.loan.epoch);
   }

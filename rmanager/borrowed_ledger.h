@@ -14,6 +14,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "base/planted_bug.h"
 #include "fabric/messages/outgoing.h"
 #include "fabric/messages/protocol.h"
 #include "rmanager/loans.h"
@@ -25,6 +26,7 @@ class BorrowedLedger {
   struct Options {
     InstanceId self{};
     absl::Duration reply_deadline, retry, backoff;
+    PlantedBug bug = PlantedBug::kNone;
   };
   // Of one Borrow. Success: `loans` cover the blocks. Otherwise nothing is held.
   struct Result {

@@ -34,12 +34,14 @@ uint32_t LentLedger::lendable_max() const {
 
 std::optional<Loan> LentLedger::Reserve(InstanceId debtor, uint64_t ticket, RequestId request,
                                         uint32_t blocks, absl::Time now) {
-  if (const auto known = by_ticket_.find({debtor, ticket}); known != by_ticket_.end()) {
+  if (const auto known = by_ticket_.find({debtor, ticket});
+      known != by_ticket_.end() && options_.bug != PlantedBug::kDoubleGrant) {
     return entries_.at(known->second).slots->loan;
   }
   if (blocks > lendable()) return std::nullopt;
   absl::StatusOr<std::vector<BlockId>> ids = pool_->Allocate(blocks);
   CHECK_OK(ids.status());
+  if (options_.bug == PlantedBug::kForgetEpoch && entries_.empty()) next_loan_ = 1;
   const Loan loan{.id = MakeLoanId(options_.self, next_loan_++),
                   .epoch = epoch_,
                   .creditor = options_.self,
@@ -47,8 +49,9 @@ std::optional<Loan> LentLedger::Reserve(InstanceId debtor, uint64_t ticket, Requ
                   .request = request,
                   .blocks = blocks};
   std::shared_ptr<const LoanSlots> slots(
-      new LoanSlots{loan, *std::move(ids)}, [bin = bin_](const LoanSlots* gone) {
-        {
+      new LoanSlots{loan, *std::move(ids)},
+      [bin = bin_, returns = options_.bug != PlantedBug::kFreeWhileRead](const LoanSlots* gone) {
+        if (returns) {
           std::lock_guard lock(bin->mutex);
           bin->blocks.insert(bin->blocks.end(), gone->blocks.begin(), gone->blocks.end());
         }
@@ -68,7 +71,8 @@ LentLedger::Entries::iterator LentLedger::Find(InstanceId debtor, LoanId id, uin
   const auto it = entries_.find(id);
   if (it == entries_.end()) return it;
   const Loan& loan = it->second.slots->loan;
-  return loan.debtor == debtor && loan.epoch == epoch ? it : entries_.end();
+  const bool same_epoch = loan.epoch == epoch || options_.bug == PlantedBug::kForgetEpoch;
+  return loan.debtor == debtor && same_epoch ? it : entries_.end();
 }
 
 bool LentLedger::Activate(InstanceId debtor, LoanId id, uint64_t epoch) {
@@ -127,6 +131,7 @@ void LentLedger::Recall(uint32_t blocks, RequestId wanted_for, absl::Time now) {
     coming += entry->slots->loan.blocks;
     entry->state = LoanState::kRecalled;
     entry->expiry = now + options_.recall_deadline;
+    if (options_.bug == PlantedBug::kFreeOnRecall) entry->expiry = now;
     entry->next_retry = now;
     entry->wanted_for = wanted_for;
     ++counters_.recalled;
@@ -166,7 +171,8 @@ void LentLedger::Tick(absl::Time now) {
   bool ended = false, withdrawn = false;
   for (auto it = entries_.begin(); it != entries_.end();) {
     const LoanState state = it->second.state;
-    if (state == LoanState::kActive || now < it->second.expiry) {
+    const bool kept = options_.bug == PlantedBug::kNoExpiry && state == LoanState::kReserved;
+    if (state == LoanState::kActive || now < it->second.expiry || kept) {
       ++it;
       continue;
     }
@@ -195,14 +201,14 @@ absl::Time LentLedger::NextDeadline() const {
 void LentLedger::Restart(Incarnation next) {
   for (const auto& [id, entry] : entries_)
     ++(entry.state == LoanState::kReserved ? counters_.expired : counters_.lost);
-  entries_.clear();
-  by_ticket_.clear();
+  while (!entries_.empty()) End(entries_.begin());
   epoch_ = Value(next) << 32;
   Publish();
   Collect();
 }
 
 LentLedger::Entries::iterator LentLedger::End(Entries::iterator entry) {
+  if (options_.bug == PlantedBug::kFreeWhileRead) bin_->blocks = entry->second.slots->blocks, Collect();
   by_ticket_.erase({entry->second.slots->loan.debtor, entry->second.ticket});
   return entries_.erase(entry);
 }
@@ -234,6 +240,12 @@ void LentLedger::Collect() {
 std::shared_ptr<const HostedLoans> LentLedger::hosted() const {
   std::lock_guard lock(hosted_mutex_);
   return hosted_;
+}
+
+std::vector<std::shared_ptr<const LoanSlots>> LentLedger::slots() const {
+  std::vector<std::shared_ptr<const LoanSlots>> slots;
+  for (const auto& [id, entry] : entries_) slots.push_back(entry.slots);
+  return slots;
 }
 
 absl::Status LentLedger::CheckInvariants() const {

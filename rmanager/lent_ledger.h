@@ -15,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "base/planted_bug.h"
 #include "fabric/messages/protocol.h"
 #include "kvpool/kv_pool.h"
 #include "rmanager/loans.h"
@@ -35,6 +36,7 @@ class LentLedger {
     absl::Duration retry;            // of a Recall
     absl::Duration recall_deadline;  // from the first Recall on
     absl::Duration recall_again;     // after a declined one
+    PlantedBug bug = PlantedBug::kNone;
   };
   struct Counters {
     uint64_t granted = 0;    // activated loans; granted = repaid + lost + active
@@ -79,6 +81,7 @@ class LentLedger {
   void Restart(Incarnation next);
 
   std::shared_ptr<const HostedLoans> hosted() const;
+  std::vector<std::shared_ptr<const LoanSlots>> slots() const;  // of all loans, reserved ones too
   const Counters& counters() const { return counters_; }
   absl::Status CheckInvariants() const;
 

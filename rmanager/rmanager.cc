@@ -25,12 +25,14 @@ RManager::RManager(const RManagerOptions& options, KvPool* pool)
              .lease = options.lease,
              .retry = options.retry,
              .recall_deadline = options.recall_deadline,
-             .recall_again = options.recall_again},
+             .recall_again = options.recall_again,
+             .bug = options.bug},
             pool),
       borrowed_({.self = options.self,
                  .reply_deadline = options.reply_deadline,
                  .retry = options.retry,
-                 .backoff = options.backoff},
+                 .backoff = options.backoff,
+                 .bug = options.bug},
                 &outbox_),
       incarnation_(options.incarnation),
       incarnations_(options.instances, 0),
@@ -237,6 +239,7 @@ void RManager::FollowMembers(const messages::ClusterView& view, absl::Time now) 
 
 void RManager::OnFenced(const messages::Fenced& fenced) {
   if (fenced_ || fenced.incarnation() < Value(incarnation_)) return;
+  if (options_.bug == PlantedBug::kIgnoreFence) return;
   if (fenced.incarnation() >= kIncarnationsMax) {
     ++malformed_;
     return;
@@ -393,7 +396,7 @@ void RManager::RepayAll(RequestId request, absl::Time now) {
 
 void RManager::PeerLost(int peer, absl::Time now) {
   if (peer < 0 || peer >= options_.instances) return;
-  lent_.DropDebtor(InstanceId(peer));
+  if (options_.bug != PlantedBug::kKeepLoansOfLost) lent_.DropDebtor(InstanceId(peer));
   DropLoansFrom(peer, true, now);
 }
 
@@ -404,6 +407,7 @@ void RManager::PeerUnreachable(int peer, absl::Time now) {
 }
 
 void RManager::DropLoansFrom(int peer, bool process_gone, absl::Time now) {
+  if (options_.bug == PlantedBug::kUseLoansOfLost && process_gone) return;
   facts_.instances[peer].lendable = 0;
   if (process_gone) facts_.instances[peer] = {};
   for (const Loan& loan : borrowed_.DropCreditor(InstanceId(peer), process_gone, facts_, now))

@@ -155,6 +155,7 @@ class RManager {
 
   // Creditor. Any thread; the snapshot holds what it shows.
   std::shared_ptr<const HostedLoans> hosted() const { return lent_.hosted(); }
+  std::vector<std::shared_ptr<const LoanSlots>> lent_slots() const { return lent_.slots(); }
   uint32_t lendable_now() const { return lent_.lendable(); }
 
   void DeclineRecall(

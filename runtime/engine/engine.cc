@@ -288,6 +288,14 @@ Sequence* Engine::Find(const RequestId& id) {
   return nullptr;
 }
 
+std::vector<std::pair<RequestId, const BlockTable*>> Engine::tables() const {
+  std::vector<std::pair<RequestId, const BlockTable*>> tables;
+  for (const auto* list : {&waiting_, &running_}) {
+    for (const SequencePtr& s : *list) tables.emplace_back(s->id(), &s->table);
+  }
+  return tables;
+}
+
 absl::Status Engine::CheckInvariants() const {
   RETURN_IF_ERROR(pool_->CheckInvariants());
   RETURN_IF_ERROR(rmanager_->CheckInvariants());

@@ -31,6 +31,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "base/planted_bug.h"
 #include "kvpool/kv_pool.h"
 #include "kvpool/prefix_tree.h"
 #include "rmanager/rmanager.h"
@@ -58,6 +59,7 @@ struct EngineOptions {
   bool prefix_cache = true;   // KV of equal prefixes is computed once and kept until memory is wanted
   bool poison_freed = false;  // NaN into local blocks that were lent away (tests)
   InstanceId self{};
+  PlantedBug bug = PlantedBug::kNone;
 };
 
 // What an engine must know of its model.
@@ -120,6 +122,9 @@ class Engine {
   uint64_t preemptions() const { return preemptions_; }
   const RecoveryStats& recovery_stats() const { return recovery_; }
   PrefixStats prefix_stats() const { return prefixes_ == nullptr ? PrefixStats{} : prefixes_->stats(); }
+  // The tables of all sequences, and the cache, for whoever audits them. Null: no prefix cache.
+  std::vector<std::pair<RequestId, const BlockTable*>> tables() const;
+  const PrefixTree* prefixes() const { return prefixes_.get(); }
   absl::Time NextRetry() const;  // earliest retry_at of the waiting; InfiniteFuture when none
   absl::Status CheckInvariants() const;
 

@@ -30,7 +30,7 @@ void Engine::FlipStoredBlocks() {
 void Engine::FlipStoredBlocks(Sequence& s) {
   std::erase_if(s.exports, [&](const BlockExport& part) {
     const KvTransfer transfer = mover_->transfer(part.transfer);
-    if (!transfer.done()) return false;
+    if (!transfer.done() && options_.bug != PlantedBug::kFlipBeforeStored) return false;
     mover_->ForgetTransfer(part.transfer);
     if (!transfer.status.ok()) {  // whether the loan is lost is rmanager's to say
       for (const BlockTable::Transit& d : part.blocks) s.table.Stay(d);
@@ -356,6 +356,7 @@ void Engine::GiveBack(const RecallWanted& recall, absl::Time now) {
   const LoanId loan = recall.loan.id;
   Sequence* s = Find(recall.loan.request);
   if (s == nullptr || !s->table.HasLoan(loan)) return rmanager_->Repay(loan, now);
+  if (options_.bug == PlantedBug::kUseRepaid) return rmanager_->Repay(loan, now);
   const uint32_t elsewhere =
       ClusterLendable() - std::min(ClusterLendable(), LendableAt(recall.loan.creditor));
   if (s->table.loan(loan).blocks <= pool_->free_count() + elsewhere) {

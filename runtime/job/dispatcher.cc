@@ -31,6 +31,7 @@ void Dispatcher::Place(Open& open, absl::Time now) {
   open.incarnation = members_[Value(*open.home)].incarnation;
   messages::SubmitSequence& submit = *outbox_.Add(static_cast<int>(Value(*open.home))).mutable_submit();
   ToMessage(open.request, &submit);
+  if (options_.bug == PlantedBug::kReplayFromPrompt) submit.clear_output();
   submit.set_to_incarnation(Value(open.incarnation));
 }
 
@@ -46,8 +47,10 @@ bool Dispatcher::Fits(const Open& open) const {
 void Dispatcher::OnTokens(int from, uint64_t incarnation, const messages::TokenBatch& batch, absl::Time) {
   for (const messages::TokenEvent& event : batch.events()) {
     const auto it = open_.find({event.arrival_us(), event.number()});
-    if (it == open_.end() || it->second.home != InstanceId(from) ||
-        Value(it->second.incarnation) != incarnation) {
+    const bool from_home = it != open_.end() && it->second.home == InstanceId(from) &&
+                           Value(it->second.incarnation) == incarnation;
+    const bool taken = from_home || (it != open_.end() && options_.bug == PlantedBug::kTokensOfAnyone);
+    if (!taken) {
       counters_.stale_tokens += event.has_token();
       continue;
     }
@@ -80,7 +83,7 @@ void Dispatcher::OnMembers(const std::vector<Membership::Member>& members, absl:
   if (!started_) return Tick(now);
   for (auto& [id, open] : open_) {
     if (!open.home.has_value()) {
-      Place(open, now);
+      if (options_.bug != PlantedBug::kForgetHomeless) Place(open, now);
     } else if (!IsAlive(*open.home) || open.incarnation != members_[Value(*open.home)].incarnation) {
       LeaveHome(open);
       ++counters_.replayed;

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "base/planted_bug.h"
 #include "fabric/messages/outgoing.h"
 #include "gmanager/membership.h"
 #include "gmanager/router.h"
@@ -35,6 +36,7 @@ class Dispatcher {
     absl::Duration recovery_wait = absl::Seconds(60);
     // Nothing is given out before everyone has been a member, or so long after the first one was.
     absl::Duration start_wait = absl::Seconds(10);
+    PlantedBug bug = PlantedBug::kNone;
   };
   struct Counters {
     uint64_t replayed = 0;       // requests given out again
