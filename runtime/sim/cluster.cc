@@ -13,6 +13,7 @@ namespace {
 
 constexpr absl::Duration kPingPeriod = absl::Milliseconds(100), kDeadAfter = absl::Seconds(1);
 constexpr absl::Duration kReplyDeadline = absl::Seconds(2), kLease = absl::Seconds(5);
+constexpr absl::Duration kRecallDeadline = absl::Milliseconds(4100);
 // After the last fault. A request may need a few claims, recalls and retries; what is still open then is
 // stuck.
 constexpr absl::Duration kPatience = absl::Seconds(300);
@@ -52,7 +53,9 @@ struct ClusterSim::Process {
   uint64_t step = 0;                          // begun
   bool stepping = false, computed = false;
   bool stopped = false;
-  std::deque<std::function<void(Process&)>> stalled;  // what waits until it goes on
+  CreditorAudit audit;
+  std::vector<std::weak_ptr<const LoanSlots>> served;  // that service threads may still read or write
+  std::deque<std::function<void(Process&)>> stalled;   // what waits until it goes on
 };
 
 ClusterSim::ClusterSim(Scenario scenario, std::function<void(const std::string&)> trace)
@@ -60,7 +63,7 @@ ClusterSim::ClusterSim(Scenario scenario, std::function<void(const std::string&)
       trace_(std::move(trace)),
       random_(scenario_.seed ^ 0x5eed),
       gmanager_(ManagerOptions(scenario_)),
-      dispatcher_(RouterInstances(scenario_), {.recovery_wait = absl::Hours(10)}) {
+      dispatcher_(RouterInstances(scenario_), {.recovery_wait = absl::Hours(10), .bug = scenario_.bug}) {
   const ByteTokenizerFiles files = ByteTokenizer(Presets()[0]);
   auto tokenizer = Tokenizer::Parse(files.tokenizer_json, "simulation");
   CHECK_OK(tokenizer.status());
@@ -75,15 +78,7 @@ ClusterSim::ClusterSim(Scenario scenario, std::function<void(const std::string&)
   ManagerLoop();
   for (const SimRequest& request : scenario_.requests) {
     const RequestId id{static_cast<uint64_t>(absl::ToUnixMicros(request.arrival)), request.number};
-    Expected& expected = expected_[id];
-    expected.tokens = request.prompt;
-    expected.prompt_size = static_cast<uint32_t>(request.prompt.size());
-    for (int32_t token : request.prompt)
-      expected.cells.push_back(NextCell(expected.cells.empty() ? 0 : expected.cells.back(), token));
-    for (uint32_t i = 0; i < request.max_tokens; ++i) {
-      expected.tokens.push_back(SampleAt(expected.cells.back()));
-      expected.cells.push_back(NextCell(expected.cells.back(), expected.tokens.back()));
-    }
+    requests_.Add(id, request.prompt, request.max_tokens);
     events_.At(request.arrival, [this, id, max_tokens = request.max_tokens, prompt = request.prompt] {
       SequenceRequest sequence{.id = id, .prompt = prompt};
       sequence.sampling.max_tokens = max_tokens;
@@ -114,13 +109,12 @@ void ClusterSim::StartProcess(int rank) {
       scenario_.block_tokens, blocks,
       SymbolicMachine::Hooks{
           .send = [this, rank](int to, Payload payload) { network_->Send(rank, to, std::move(payload)); },
-          .expected =
-              [this](const RequestId& id, uint32_t position) {
-                const std::vector<Cell>& cells = expected_.at(id).cells;
-                return position < cells.size() ? cells[position] : 0;
-              },
-          .violation =
-              [this, rank](const std::string& what) { Violate(absl::StrCat("rank ", rank, ": ", what)); }});
+          .expected = [this, rank](
+                          const RequestId& id,
+                          uint32_t position) { return requests_.CellOf(id, SamplerOf(rank), position); },
+          .violation = [this,
+                        rank](const std::string& what) { Violate(absl::StrCat("rank ", rank, ": ", what)); },
+          .sampler = [this, rank] { return SamplerOf(rank); }});
   SymbolicMachine* machine = process->machine.get();
   process->pool = std::make_unique<KvPool>(blocks, [machine](BlockId id) { machine->Poison(id); });
   process->rmanager =
@@ -133,7 +127,7 @@ void ClusterSim::StartProcess(int rank) {
                                                  .lease = kLease,
                                                  .reply_deadline = kReplyDeadline,
                                                  .retry = absl::Milliseconds(300),
-                                                 .recall_deadline = 2 * kReplyDeadline + kPingPeriod,
+                                                 .recall_deadline = kRecallDeadline,
                                                  .bug = scenario_.bug},
                                  process->pool.get());
   uint64_t reachable = 0;
@@ -153,7 +147,8 @@ void ClusterSim::StartProcess(int rank) {
                                              .shared_keys_min = 8,
                                              .prefix_cache = scenario_.prefix_cache,
                                              .poison_freed = true,
-                                             .self = InstanceId(rank)},
+                                             .self = InstanceId(rank),
+                                             .bug = scenario_.bug},
                                EngineModel{.layer_windows = {0},
                                            .vocab_size = kVocabulary,
                                            .eos_token_ids = {},
@@ -168,6 +163,10 @@ void ClusterSim::StartProcess(int rank) {
   StepLoop(rank, number);
 }
 
+Sampler ClusterSim::SamplerOf(int rank) const {
+  return {rank, Value(processes_[static_cast<size_t>(rank)]->instance->incarnation())};
+}
+
 void ClusterSim::EndProcess(int rank) {
   std::unique_ptr<Process>& process = processes_[static_cast<size_t>(rank)];
   if (process == nullptr) return;
@@ -176,6 +175,7 @@ void ClusterSim::EndProcess(int rank) {
   stats_.loans += c.granted, stats_.recalled += c.recalled, stats_.overdue += c.overdue,
       stats_.lost += c.lost;
   stats_.fenced += process->instance->fenced_count(), stats_.preemptions += process->engine->preemptions();
+  loans_.CreditorGone(*process->rmanager);
   process.reset();
   network_->End(rank);
 }
@@ -204,13 +204,19 @@ void ClusterSim::StepLoop(int rank, uint64_t number) {
   ForProcess(rank, number, [this, rank, number](Process& process) {
     const absl::Time now = events_.now();
     for (int peer : std::exchange(process.down, {})) process.instance->PeerUnreachable(peer, now);
-    for (const auto& [from, message] : std::exchange(process.inbox, {}))
+    for (const auto& [from, message] : std::exchange(process.inbox, {})) {
+      process.audit.OnMessage(from, *message);
       CHECK_OK(process.instance->Handle(from, *message, now));
+    }
     process.instance->OnFailures(process.machine->TakeFailures(), now);
     process.instance->Tick(now);
+    std::erase_if(process.served, [](const auto& slots) { return slots.expired(); });
     const StepWork* work = process.instance->BeginStep(now);
     SendAll(rank, process.instance->TakeOutgoing());
+    verdict_.Update(loans_.CreditorStepped(rank, *process.rmanager, process.instance->incarnation(),
+                                           kRecallDeadline, now, &process.audit));
     verdict_.Update(CheckProcess(process));
+    verdict_.Update(Annotate(AuditTables(*process.rmanager, *process.engine), absl::StrCat("rank ", rank)));
     if (work == nullptr) {
       events_.After(random_.Between(absl::Milliseconds(1), scenario_.step_max),
                     [this, rank, number] { StepLoop(rank, number); });
@@ -258,6 +264,8 @@ void ClusterSim::TryFinishStep(Process& process) {
 
 void ClusterSim::SendAll(int from, std::vector<Outgoing> outgoing) {
   for (Outgoing& out : outgoing) {
+    if (out.message.has_recall() && processes_[static_cast<size_t>(from)] != nullptr)
+      processes_[static_cast<size_t>(from)]->audit.OnRecall(out.message.recall(), events_.now());
     Trace([&] { return absl::StrCat("rank ", from, " -> ", out.to, ": ", DescribeMessage(out.message)); });
     network_->Send(from, out.to, std::make_shared<const messages::ControlMessage>(std::move(out.message)));
   }
@@ -285,6 +293,17 @@ void ClusterSim::Receive(Process& process, int from, const Payload& payload) {
     std::shared_ptr<const LoanSlots> slots = process.rmanager->hosted()->Find(loan, epoch);
     return slots != nullptr && slots->loan.debtor == InstanceId(from) ? slots : nullptr;
   };
+  // A service thread takes the snapshot, and reads or writes a little later.
+  const auto serve = [&](std::shared_ptr<const LoanSlots> slots, auto answer) {
+    if (slots != nullptr) process.served.push_back(slots);
+    const absl::Duration busy = random_.Between(absl::ZeroDuration(), absl::Milliseconds(3));
+    events_.After(random_.Chance(0.05) ? 10 * busy : busy,
+                  [this, rank = process.rank, number = process.number, from, slots, answer] {
+                    ForProcess(rank, number, [this, rank, from, slots, answer](Process& p) {
+                      network_->Send(rank, from, answer(*p.machine, slots.get()));
+                    });
+                  });
+  };
   if (const auto* control = std::get_if<Control>(&payload)) {
     process.inbox.emplace_back(from, *control);
   } else if (const auto* state = std::get_if<State>(&payload)) {
@@ -293,32 +312,23 @@ void ClusterSim::Receive(Process& process, int from, const Payload& payload) {
   } else if (const auto* stored = std::get_if<KvStored>(&payload)) {
     process.machine->OnStored(from, *stored);
   } else if (const auto* write = std::get_if<KvWrite>(&payload)) {
-    network_->Send(process.rank, from,
-                   process.machine->Store(*write, slots_of(write->loan, write->epoch).get()));
+    serve(slots_of(write->loan, write->epoch),
+          [write = *write](SymbolicMachine& machine, const LoanSlots* slots) {
+            return machine.Store(write, slots);
+          });
+  } else if (const auto* query = std::get_if<Query>(&payload)) {
+    serve(slots_of(query->loan, query->epoch),
+          [query = *query](SymbolicMachine& machine, const LoanSlots* slots) {
+            return machine.Answer(query, slots);
+          });
+  } else if (const auto* read = std::get_if<KvRead>(&payload)) {
+    serve(slots_of(read->loan, read->epoch),
+          [read = *read](SymbolicMachine& machine, const LoanSlots* slots) {
+            return machine.Read(read, slots);
+          });
   } else if (const auto* data = std::get_if<KvData>(&payload)) {
     process.machine->OnData(from, *data);
-  } else if (const auto* query = std::get_if<Query>(&payload)) {
-    AnswerLater(process, from, slots_of(query->loan, query->epoch),
-                [query = *query](SymbolicMachine& machine, const LoanSlots* slots) -> Payload {
-                  return machine.Answer(query, slots);
-                });
-  } else if (const auto* read = std::get_if<KvRead>(&payload)) {
-    AnswerLater(process, from, slots_of(read->loan, read->epoch),
-                [read = *read](SymbolicMachine& machine, const LoanSlots* slots) -> Payload {
-                  return machine.Read(read, slots);
-                });
   }
-}
-
-// A service thread takes the snapshot, and reads a little later.
-void ClusterSim::AnswerLater(const Process& process, int to, std::shared_ptr<const LoanSlots> slots,
-                             std::function<Payload(SymbolicMachine&, const LoanSlots*)> answer) {
-  events_.After(random_.Between(absl::ZeroDuration(), absl::Milliseconds(3)),
-                [this, rank = process.rank, number = process.number, to, slots, answer] {
-                  ForProcess(rank, number, [this, rank, to, slots, answer](Process& p) {
-                    network_->Send(rank, to, answer(*p.machine, slots.get()));
-                  });
-                });
 }
 
 void ClusterSim::OnDown(int at, int peer) {
@@ -347,7 +357,10 @@ void ClusterSim::Apply(const Fault& fault) {
   const int size = static_cast<int>(processes_.size());
   const auto cut = [&](int from, int to) {
     network_->Cut(from, to);
-    events_.After(fault.lasts, [this, from, to] { network_->Heal(from, to); });
+    events_.After(fault.lasts, [this, from, to, breaks = fault.breaks] {
+      network_->Heal(from, to);
+      if (breaks) network_->Break(from, to);
+    });
   };
   switch (fault.kind) {
     case Fault::Kind::kKill:
@@ -398,6 +411,7 @@ void ClusterSim::ManagerLoop() {
 }
 
 void ClusterSim::AfterManager() {
+  TakeOutputs();
   for (int rank : dispatcher_.TakeBroken()) gmanager_.ConnectionLost(rank, events_.now());
   SendAll(0, gmanager_.TakeOutgoing());
   const Membership& members = gmanager_.membership();
@@ -406,27 +420,23 @@ void ClusterSim::AfterManager() {
     Trace([&] { return DescribeMembers(members); });
     dispatcher_.OnMembers(members.members(), events_.now());
   }
-  SendAll(0, dispatcher_.TakeOutgoing());
+  std::vector<Outgoing> outgoing = dispatcher_.TakeOutgoing();
+  for (const Outgoing& out : outgoing) {
+    if (!out.message.has_submit()) continue;
+    const messages::SubmitSequence& submit = out.message.submit();
+    verdict_.Update(requests_.Given({submit.arrival_us(), submit.number()},
+                                    {.rank = out.to, .incarnation = submit.to_incarnation()}));
+  }
+  SendAll(0, std::move(outgoing));
   TakeOutputs();
 }
 
 void ClusterSim::TakeOutputs() {
   for (const SequenceOutput& output : dispatcher_.TakeOutputs()) {
-    Expected& expected = expected_.at(output.id);
-    if (expected.finished > 0) Violate(absl::StrCat(ToString(output.id), " goes on after its end"));
-    if (!output.error.ok()) Violate(absl::StrCat(ToString(output.id), " fails: ", output.error.message()));
-    if (output.token.has_value()) {
-      const uint32_t at = expected.prompt_size + expected.delivered++;
-      ++stats_.tokens;
-      if (at >= expected.tokens.size() || expected.tokens[at] != *output.token)
-        Violate(absl::StrCat(ToString(output.id), ": token ", at - expected.prompt_size,
-                             " of its answer is wrong"));
-    }
-    if (!output.finished) continue;
-    ++expected.finished;
-    Trace([&] { return absl::StrCat("done: ", ToString(output.id)); });
-    if (expected.prompt_size + expected.delivered != expected.tokens.size())
-      Violate(absl::StrCat(ToString(output.id), " ends after ", expected.delivered, " tokens"));
+    stats_.tokens += output.token.has_value();
+    if (const absl::Status status = requests_.Delivered(output); !status.ok())
+      Violate(std::string(status.message()));
+    if (output.finished) Trace([&] { return absl::StrCat("done: ", ToString(output.id)); });
   }
 }
 
@@ -438,24 +448,52 @@ void ClusterSim::Violate(const std::string& what) {
 }
 
 absl::Status ClusterSim::CheckProcess(const Process& process) const {
-  RETURN_IF_ERROR(Annotate(process.engine->CheckInvariants(), absl::StrCat("rank ", process.rank)));
-  if (!scenario_.faults.empty()) return absl::OkStatus();
-  // Nothing has failed: both sides of a loan agree.
-  for (const auto& [id, loan] : process.rmanager->borrowed()) {
-    const Process& creditor = *processes_[Value(loan.creditor)];
-    const std::shared_ptr<const LoanSlots> slots = creditor.rmanager->hosted()->Find(id, loan.epoch);
-    if (slots == nullptr || slots->loan.debtor != InstanceId(process.rank) ||
-        slots->loan.request != loan.request || slots->blocks.size() != loan.blocks) {
-      return absl::InternalError(absl::StrCat("rank ", process.rank, " uses loan ", Value(id), " of rank ",
-                                              Value(loan.creditor), ", which does not know it so"));
+  const auto check = [&]() -> absl::Status {
+    RETURN_IF_ERROR(process.engine->CheckInvariants());
+    RETURN_IF_ERROR(AuditBlocks(*process.pool, *process.rmanager, *process.engine, process.served));
+    for (const auto& [id, loan] : process.rmanager->borrowed()) {
+      const Process* creditor = processes_[Value(loan.creditor)].get();
+      RETURN_IF_ERROR(loans_.CheckInUse(loan, creditor == nullptr ? nullptr : creditor->rmanager.get()));
+      RETURN_IF_ERROR(process.audit.CheckInUse(loan));
+    }
+    return CheckKv(process);
+  };
+  return Annotate(check(), absl::StrCat("rank ", process.rank));
+}
+
+// Each stored token's KV lies where the table says.
+absl::Status ClusterSim::CheckKv(const Process& process) const {
+  const uint32_t block_tokens = scenario_.block_tokens;
+  const Sampler sampler = SamplerOf(process.rank);
+  for (const auto& [id, table] : process.engine->tables()) {
+    for (uint32_t block = table->first_block(); block < table->end_block(); ++block) {
+      const BlockPlace& place = table->place(block);
+      const Cell* cells = nullptr;
+      if (place.local()) {
+        cells = process.machine->Look(place.block);
+      } else if (place.state == BlockPlace::State::kLent) {
+        const TableLoan& loan = table->loan(place.loan);
+        const Process* creditor = processes_[Value(loan.creditor)].get();
+        const auto slots =
+            creditor == nullptr ? nullptr : creditor->rmanager->hosted()->Find(loan.id, loan.epoch);
+        if (slots == nullptr || slots->loan.debtor != InstanceId(process.rank)) continue;
+        if (place.slot >= slots->blocks.size())
+          return absl::InternalError(absl::StrCat(ToString(id), " uses a slot that its loan has not"));
+        cells = creditor->machine->Look(slots->blocks[place.slot]);
+      } else {
+        continue;
+      }
+      const uint32_t stored = place.state == BlockPlace::State::kOpen ? place.stored : block_tokens;
+      for (uint32_t i = 0; i < stored; ++i) {
+        const uint32_t position = block * block_tokens + i;
+        if (cells[i] == requests_.CellOf(id, sampler, position)) continue;
+        return absl::InternalError(absl::StrCat(ToString(id), ": position ", position, " does not lie ",
+                                                place.local() ? "at home" : "at its creditor",
+                                                ", where the table says"));
+      }
     }
   }
   return absl::OkStatus();
-}
-
-bool ClusterSim::AllDone() const {
-  return std::all_of(expected_.begin(), expected_.end(),
-                     [](const auto& entry) { return entry.second.finished > 0; });
 }
 
 absl::Status ClusterSim::CheckSettled() const {
@@ -468,6 +506,9 @@ absl::Status ClusterSim::CheckSettled() const {
           c.lent, " lent, ", c.borrowed, " borrowed, ", process->engine->running_count(), " running, ",
           process->engine->waiting_count(), " waiting"));
     }
+    const InstanceId instance{static_cast<uint32_t>(process->rank)};
+    if (!gmanager_.membership().IsAlive(instance, process->instance->incarnation()))
+      return absl::InternalError(absl::StrCat("rank ", process->rank, " lives, and belongs no more"));
     if (c.malformed != 0)
       return absl::InternalError(
           absl::StrCat("rank ", process->rank, " got ", c.malformed, " malformed messages"));
@@ -476,12 +517,7 @@ absl::Status ClusterSim::CheckSettled() const {
 }
 
 std::string ClusterSim::DescribeOpen() const {
-  std::string text;
-  for (const auto& [id, expected] : expected_) {
-    if (expected.finished == 0)
-      absl::StrAppend(&text, " ", ToString(id), " (", expected.prompt_size, " + ", expected.delivered, " of ",
-                      expected.tokens.size(), " tokens)");
-  }
+  std::string text = requests_.DescribeOpen();
   for (const auto& process : processes_) {
     if (process == nullptr) continue;
     absl::StrAppend(&text, "; rank ", process->rank, ": ", process->engine->running_count(), " running, ",
@@ -497,9 +533,9 @@ absl::Status ClusterSim::Run() {
   events_.RunUntil(absl::UnixEpoch() + scenario_.length, stop);
   network_->HealAll();
   const absl::Time end = events_.now() + kPatience;
-  while (!stop() && !AllDone() && events_.now() < end)
+  while (!stop() && !requests_.AllDone() && events_.now() < end)
     events_.RunUntil(events_.now() + absl::Milliseconds(200), stop);
-  if (verdict_.ok() && !AllDone()) {
+  if (verdict_.ok() && !requests_.AllDone()) {
     Violate(absl::StrCat("still open ", absl::FormatDuration(kPatience), " after the last fault, or ",
                          kEventsMax, " events:", DescribeOpen()));
   }

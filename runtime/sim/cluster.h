@@ -5,10 +5,10 @@
 //   ClusterSim sim(DrawScenario(seed));
 //   absl::Status verdict = sim.Run();
 //
-// The oracle knows every request's context and answer. It checks each committed step's coverage
-// (symbolic_machine.h), the books of a worker after each of its steps, each token when it is delivered, and
-// at the end, after all faults are healed, that every request was answered once and rightly within a bound
-// and that all memory is back.
+// The oracle (oracle.h) knows every request's context and answer. It checks each committed step's coverage
+// (symbolic_machine.h), the books of a worker before and after each of its steps, each token when it is
+// delivered, and at the end, after all faults are healed, that every request was answered once and rightly
+// within a bound and that all memory is back.
 #pragma once
 
 #include <deque>
@@ -26,6 +26,7 @@
 #include "runtime/model/tokenizer/tokenizer.h"
 #include "runtime/sim/event_queue.h"
 #include "runtime/sim/network.h"
+#include "runtime/sim/oracle.h"
 #include "runtime/sim/random.h"
 #include "runtime/sim/scenario.h"
 #include "runtime/sim/symbolic_machine.h"
@@ -50,12 +51,6 @@ class ClusterSim {
 
  private:
   struct Process;
-  struct Expected {               // what the oracle knows of a request
-    std::vector<int32_t> tokens;  // prompt and answer
-    std::vector<Cell> cells;
-    uint32_t prompt_size = 0, delivered = 0;
-    int finished = 0;
-  };
 
   void StartProcess(int rank);
   void EndProcess(int rank);
@@ -63,8 +58,6 @@ class ClusterSim {
   void Deliver(int from, int to, const Payload& payload);
   void OnDown(int at, int peer);
   void Receive(Process& process, int from, const Payload& payload);
-  void AnswerLater(const Process& process, int to, std::shared_ptr<const LoanSlots> slots,
-                   std::function<Payload(SymbolicMachine&, const LoanSlots*)> answer);
   void SendAll(int from, std::vector<Outgoing> outgoing);
   // Runs `what` for the process if it still is the one at the rank; later, while it is stopped.
   void ForProcess(int rank, uint64_t number, std::function<void(Process&)> what);
@@ -75,13 +68,16 @@ class ClusterSim {
   void AfterManager();
   void TakeOutputs();
 
+  Sampler SamplerOf(int rank) const;
+
   void Violate(const std::string& what);
   void Trace(const std::function<std::string()>& line) {
     if (trace_) trace_(line());
   }
+  // Of one worker, before or after a step of it.
   absl::Status CheckProcess(const Process& process) const;
+  absl::Status CheckKv(const Process& process) const;
   absl::Status CheckSettled() const;
-  bool AllDone() const;
   std::string DescribeOpen() const;
 
   const Scenario scenario_;
@@ -94,7 +90,8 @@ class ClusterSim {
   Dispatcher dispatcher_;
   uint64_t members_seen_ = 0, next_process_ = 1;
   std::vector<std::unique_ptr<Process>> processes_;  // by rank; null: none
-  std::map<RequestId, Expected> expected_;
+  RequestOracle requests_;
+  LoanOracle loans_;
   absl::Status verdict_;
   SimStats stats_;
 };

@@ -24,11 +24,12 @@ void DrawRequests(SimRandom& random, Scenario* s) {
   const uint32_t short_max = std::max(2u, s->pools[0] * s->block_tokens / 4);
   std::vector<int32_t> common(longest);
   for (int32_t& token : common) token = static_cast<int32_t>(random.Below(kVocabulary));
+  const double long_share = random.Chance(0.5) ? 0.25 : 0.6;
   for (uint64_t number = 1, count = random.Between(4, 24); number <= count; ++number) {
     SimRequest request{.number = number,
                        .arrival = At(random.Between(absl::ZeroDuration(), s->length * 0.8))};
-    const uint32_t total =
-        random.Chance(0.25) ? random.Between(2, longest) : random.Between(2, std::min(short_max, longest));
+    const uint32_t total = random.Chance(long_share) ? random.Between(2, longest)
+                                                     : random.Between(2, std::min(short_max, longest));
     request.max_tokens = random.Between(1, std::min(total - 1, 40u));
     for (uint32_t i = 0; i < total - request.max_tokens; ++i)
       request.prompt.push_back(static_cast<int32_t>(random.Below(kVocabulary)));
@@ -40,21 +41,29 @@ void DrawRequests(SimRandom& random, Scenario* s) {
   }
 }
 
+Fault DrawFault(SimRandom& random, const Scenario& s, bool of_links) {
+  using Kind = Fault::Kind;
+  const uint32_t last = static_cast<uint32_t>(s.pools.size()) - 1;
+  constexpr Kind kOfLinks[] = {Kind::kCut, Kind::kCutBoth, Kind::kBreak, Kind::kSlow};
+  Fault fault{.kind = of_links ? kOfLinks[random.Below(4)] : static_cast<Kind>(random.Below(7)),
+              .at = At(random.Between(absl::Milliseconds(100), s.length)),
+              .lasts = random.Between(absl::Milliseconds(20), absl::Seconds(4))};
+  const bool of_process =
+      fault.kind == Kind::kKill || fault.kind == Kind::kStop || fault.kind == Kind::kIsolate;
+  const uint32_t first = of_process || of_links ? 1 : 0;  // who loses rank 0 ends
+  fault.a = static_cast<int>(random.Between(first, last));
+  if (of_process) return fault;
+  fault.b = static_cast<int>(random.Between(first, last - 1));
+  if (fault.b >= fault.a) ++fault.b;
+  fault.breaks = random.Chance(0.4);
+  return fault;
+}
+
+// Of all kinds; or many, of links between living workers alone.
 void DrawFaults(SimRandom& random, Scenario* s) {
-  const uint32_t size = static_cast<uint32_t>(s->pools.size());
-  for (uint32_t count = random.Between(1, 8); count > 0; --count) {
-    Fault fault{.kind = static_cast<Fault::Kind>(random.Below(7)),
-                .at = At(random.Between(absl::Milliseconds(100), s->length)),
-                .lasts = random.Between(absl::Milliseconds(20), absl::Seconds(4))};
-    const bool of_process = fault.kind == Fault::Kind::kKill || fault.kind == Fault::Kind::kStop ||
-                            fault.kind == Fault::Kind::kIsolate;
-    fault.a = static_cast<int>(of_process ? random.Between(1, size - 1) : random.Between(0, size - 1));
-    if (!of_process) {
-      fault.b = static_cast<int>(random.Between(0, size - 2));
-      if (fault.b >= fault.a) ++fault.b;
-    }
-    s->faults.push_back(fault);
-  }
+  const bool of_links = s->pools.size() > 2 && random.Chance(0.4);
+  for (uint32_t count = of_links ? random.Between(4, 24) : random.Between(1, 8); count > 0; --count)
+    s->faults.push_back(DrawFault(random, *s, of_links));
   std::stable_sort(s->faults.begin(), s->faults.end(),
                    [](const Fault& a, const Fault& b) { return a.at < b.at; });
 }
@@ -82,6 +91,7 @@ Scenario DrawScenario(uint64_t seed) {
 
 std::string Describe(const Fault& fault) {
   const std::string lasts = absl::StrCat(" for ", absl::FormatDuration(fault.lasts));
+  const char* end = fault.breaks ? ", then their connection breaks" : "";
   switch (fault.kind) {
     case Fault::Kind::kKill:
       return absl::StrCat("rank ", fault.a, " is killed; another process starts after ",
@@ -89,9 +99,9 @@ std::string Describe(const Fault& fault) {
     case Fault::Kind::kStop:
       return absl::StrCat("rank ", fault.a, " is stopped", lasts);
     case Fault::Kind::kCut:
-      return absl::StrCat("messages ", fault.a, " -> ", fault.b, " wait", lasts);
+      return absl::StrCat("messages ", fault.a, " -> ", fault.b, " wait", lasts, end);
     case Fault::Kind::kCutBoth:
-      return absl::StrCat("messages ", fault.a, " <-> ", fault.b, " wait", lasts);
+      return absl::StrCat("messages ", fault.a, " <-> ", fault.b, " wait", lasts, end);
     case Fault::Kind::kIsolate:
       return absl::StrCat("rank ", fault.a, " is cut from all", lasts);
     case Fault::Kind::kBreak:

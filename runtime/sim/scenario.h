@@ -32,6 +32,7 @@ struct Fault {
   absl::Time at;
   int a = 0, b = -1;
   absl::Duration lasts;
+  bool breaks = false;  // kCut, kCutBoth: then the connection breaks, and what waited is lost
 };
 
 struct Scenario {

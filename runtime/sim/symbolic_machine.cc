@@ -16,7 +16,10 @@ Cell NextCell(Cell before, int32_t token) {  // finaliser of splitmix64
   return x == 0 ? 1 : x;
 }
 
-int32_t SampleAt(Cell cell) { return static_cast<int32_t>((cell >> 17) % kVocabulary); }
+int32_t SampleAt(Cell cell, const Sampler& by) {
+  const Cell mixed = NextCell(cell ^ (by.incarnation << 32), by.rank);
+  return static_cast<int32_t>((mixed >> 17) % kVocabulary);
+}
 
 std::vector<Cell> SymbolicMachine::Gather(const std::vector<BlockId>& blocks) const {
   std::vector<Cell> cells;
@@ -215,7 +218,8 @@ absl::StatusOr<StepResult> SymbolicMachine::Finish() {
   for (int32_t row : work.input.logit_rows) {
     const size_t first = result.logits.size();
     result.logits.resize(first + kVocabulary, 0);
-    result.logits[first + static_cast<size_t>(SampleAt(rows[static_cast<size_t>(row)]))] = 1;
+    result.logits[first + static_cast<size_t>(SampleAt(rows[static_cast<size_t>(row)], hooks_.sampler()))] =
+        1;
   }
   for (const KvSend& send : work.sends) Send(send);
   work_ = nullptr;

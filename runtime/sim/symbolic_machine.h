@@ -1,7 +1,8 @@
 // The machine below a simulated engine. KV is symbolic: a cell holds a hash of all tokens up to its own, so a
 // stale, foreign or overwritten cell is noticed whoever reads it. Attention is coverage: a committed step
 // must see each earlier position of each row's context exactly once, with the right cell, wherever it lies.
-// Logits follow from what was read.
+// Logits follow from what was read, and from who computes: a process that goes on where another one was
+// generates other tokens than that one would have.
 //
 // The exchange with creditors is real in its timing: queries and KV travel over the network and are answered
 // from the snapshot of the creditor's ledger at the time of arrival.
@@ -23,9 +24,14 @@
 namespace lombard::sim {
 
 constexpr int kVocabulary = 16;
-// The cell of `token` behind `before` (0 at the start), and the token that a model samples at a cell.
+// The cell of `token` behind `before` (0 at the start), and the token that a process samples at a cell.
 Cell NextCell(Cell before, int32_t token);
-int32_t SampleAt(Cell cell);
+struct Sampler {
+  int rank = 0;
+  uint64_t incarnation = 0;
+  auto operator<=>(const Sampler&) const = default;
+};
+int32_t SampleAt(Cell cell, const Sampler& by);
 
 class SymbolicMachine final : public KvMover {
  public:
@@ -34,6 +40,7 @@ class SymbolicMachine final : public KvMover {
     // What the request's context must be at a position, for the check; and the place to complain.
     std::function<Cell(const RequestId&, uint32_t position)> expected;
     std::function<void(std::string)> violation;
+    std::function<Sampler()> sampler;
   };
   SymbolicMachine(uint32_t block_tokens, uint32_t blocks, Hooks hooks)
       : block_tokens_(block_tokens), cells_(size_t{blocks} * block_tokens, 0), hooks_(std::move(hooks)) {}
@@ -60,6 +67,9 @@ class SymbolicMachine final : public KvMover {
   void OnData(int from, const KvData& data);
   // The step under way and the transfers that need the peer fail.
   void OnPeerDown(int peer);
+
+  // What lies in a block, for the audit: block_tokens cells.
+  const Cell* Look(BlockId block) const { return &cells_[Value(block) * size_t{block_tokens_}]; }
 
   // The creditor's side; `slots` is what its ledger has of the loan, or null.
   State Answer(const Query& query, const LoanSlots* slots) const;
