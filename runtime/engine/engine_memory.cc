@@ -209,6 +209,11 @@ uint32_t Engine::MakeRoom(Sequence& s, uint32_t wanted, absl::Time now) {
       s.table.AddSpare(*block);
       continue;
     }
+    // Of its blocks that went to loans, those that the cache kept since others read on; nobody does by now.
+    if (s.reader.has_value() && !s.shares) {
+      const uint32_t before = prefixes_->BlocksRead(*s.reader);
+      if (prefixes_->Withdraw(*s.reader) < before) continue;
+    }
     if (!s.exports.empty()) return 0;  // its own blocks come back when the creditor has stored them
     const uint32_t full = s.table.full_blocks();
     if (full > 0 && s.table.free_lent_slots() > 0) {
