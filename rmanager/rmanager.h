@@ -187,6 +187,7 @@ class RManager {
   bool knows_of_losses() const;  // some process of another instance has been lost
   Counters counters() const;
   const std::map<LoanId, Loan>& borrowed() const { return borrowed_.loans(); }
+  bool settled() const { return borrowed_.idle(); }  // no borrowing or repayment is under way
   absl::Status CheckInvariants() const;
 
  private:

@@ -506,6 +506,8 @@ absl::Status ClusterSim::CheckSettled() const {
           c.lent, " lent, ", c.borrowed, " borrowed, ", process->engine->running_count(), " running, ",
           process->engine->waiting_count(), " waiting"));
     }
+    if (!process->rmanager->settled())
+      return absl::InternalError(absl::StrCat("rank ", process->rank, " still borrows or repays"));
     const InstanceId instance{static_cast<uint32_t>(process->rank)};
     if (!gmanager_.membership().IsAlive(instance, process->instance->incarnation()))
       return absl::InternalError(absl::StrCat("rank ", process->rank, " lives, and belongs no more"));
@@ -539,8 +541,10 @@ absl::Status ClusterSim::Run() {
     Violate(absl::StrCat("still open ", absl::FormatDuration(kPatience), " after the last fault, or ",
                          kEventsMax, " events:", DescribeOpen()));
   }
-  // Leases run out, copies arrive, repayments are confirmed.
-  events_.RunUntil(events_.now() + kLease + 2 * kReplyDeadline, stop);
+  // Who was stopped goes on, leases run out, copies arrive, repayments are confirmed.
+  absl::Time last_fault = events_.now();
+  for (const Fault& fault : scenario_.faults) last_fault = std::max(last_fault, fault.at + fault.lasts);
+  events_.RunUntil(last_fault + kLease + 2 * kReplyDeadline, stop);
   if (verdict_.ok()) verdict_.Update(CheckSettled());
   for (const auto& process : processes_) {
     if (process != nullptr) EndProcess(process->rank);

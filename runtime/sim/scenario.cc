@@ -47,7 +47,7 @@ Fault DrawFault(SimRandom& random, const Scenario& s, bool of_links) {
   constexpr Kind kOfLinks[] = {Kind::kCut, Kind::kCutBoth, Kind::kBreak, Kind::kSlow};
   Fault fault{.kind = of_links ? kOfLinks[random.Below(4)] : static_cast<Kind>(random.Below(7)),
               .at = At(random.Between(absl::Milliseconds(100), s.length)),
-              .lasts = random.Between(absl::Milliseconds(20), absl::Seconds(4))};
+              .lasts = random.Between(absl::Milliseconds(20), std::max(absl::Seconds(4), s.length))};
   const bool of_process =
       fault.kind == Kind::kKill || fault.kind == Kind::kStop || fault.kind == Kind::kIsolate;
   const uint32_t first = of_process || of_links ? 1 : 0;  // who loses rank 0 ends
@@ -83,7 +83,8 @@ Scenario DrawScenario(uint64_t seed) {
   s.prefix_cache = random.Chance(0.7);
   s.duplicate = random.Chance(0.3) ? 0.01 * random.Between(1, 10) : 0;
   s.step_max = absl::Milliseconds(random.Between(2, 30));
-  s.length = absl::Seconds(random.Between(2, 6));
+  // In a long one, links can be cut for longer than a recall may take.
+  s.length = absl::Seconds(random.Chance(0.85) ? random.Between(2, 6) : random.Between(8, 12));
   DrawRequests(random, &s);
   if (random.Chance(0.85)) DrawFaults(random, &s);
   return s;
