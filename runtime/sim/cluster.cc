@@ -12,8 +12,8 @@ namespace lombard::sim {
 namespace {
 
 constexpr absl::Duration kPingPeriod = absl::Milliseconds(100), kDeadAfter = absl::Seconds(1);
-constexpr absl::Duration kReplyDeadline = absl::Seconds(2), kLease = absl::Seconds(5);
-constexpr absl::Duration kRecallDeadline = absl::Milliseconds(4100);
+constexpr absl::Duration kReplyDeadline = absl::Seconds(1), kLease = absl::Seconds(5);
+constexpr absl::Duration kRecallDeadline = absl::Milliseconds(2100);
 // After the last fault. A request may need a few claims, recalls and retries; what is still open then is
 // stuck.
 constexpr absl::Duration kPatience = absl::Seconds(300);
