@@ -21,7 +21,9 @@ void Network::Send(int from, int to, Payload payload) {
   };
   link.last_arrival = std::max(link.last_arrival, events_->now() + delay());
   if (options_.duplicate > 0 && random_->Chance(options_.duplicate)) {
-    events_->At(link.last_arrival + delay(), [this, from, to, connection = link.connection, copy = payload] {
+    const absl::Duration later =
+        random_->Chance(0.3) ? random_->Between(delay(), options_.copy_max) : delay();
+    events_->At(link.last_arrival + later, [this, from, to, connection = link.connection, copy = payload] {
       const Link& l = At(from, to);
       if (l.connection == connection && !l.cut) handlers_.deliver(from, to, copy);
     });

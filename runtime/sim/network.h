@@ -18,8 +18,9 @@ class Network {
   struct Options {
     int size = 2;
     absl::Duration delay_min = absl::Microseconds(50), delay_max = absl::Milliseconds(2);
-    double slow = 0.01;    // share of messages that take ten times as long
-    double duplicate = 0;  // share of messages that arrive twice
+    double slow = 0.01;                          // share of messages that take ten times as long
+    double duplicate = 0;                        // share of messages that arrive twice
+    absl::Duration copy_max = absl::Seconds(1);  // later, for the copy
   };
   struct Handlers {
     std::function<void(int from, int to, const Payload&)> deliver;
