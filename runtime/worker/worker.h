@@ -98,7 +98,8 @@ class Worker final : public TransportHandler {
   absl::Status CheckInvariants() const;
   const RemoteService& service() const { return *service_; }
   const GManager* gmanager() const { return gmanager_.get(); }  // rank 0's; null elsewhere
-  // Any thread: some rank has been lost, maybe this one. Then nobody must wait for all ranks again (MPI_Finalize).
+  // Any thread: some rank has been lost, maybe this one. Then nobody must wait for all ranks again
+  // (MPI_Finalize).
   bool lost_someone() const { return lost_someone_.load(); }
 
  private:

@@ -17,6 +17,7 @@ using testing::IsEmpty;
 
 class NoMover final : public KvMover {
  public:
+  void Fetch(const KvFetch&) override {}
   void Send(const KvSend&) override {}
   KvTransfer transfer(uint64_t) override { return {}; }
   void ForgetTransfer(uint64_t) override {}
