@@ -97,7 +97,7 @@ class Net(torch.nn.Module):
         return F.rms_norm(x, x.shape[-1:], t["model.norm.weight"], eps)
 
     @torch.no_grad()
-    def read(self, ids, past=None, rows=2048):
+    def read(self, ids, past=None, rows=1024):
         """Logits of tokens that follow `past`, a list of (keys, values) of each layer as returned here before: (logits, all
         keys and values). Without `past` a text begins; of that no logits are computed (None)."""
         c, t = self.config, self.tensors()
