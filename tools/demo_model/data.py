@@ -13,9 +13,10 @@ NEAR = 24  # tokens; filler nearer than this is not multiplied
 class Source:
     """Sentences are encoded once; sequences are put together from their tokens."""
 
-    def __init__(self, tokenizer, seed, lookalikes=0, plain=16000, numbered=6000):
-        """`lookalikes`: share of keys beside which the filler has numbers that begin as they do."""
-        self.rng, self.lookalikes = np.random.default_rng(seed), lookalikes
+    def __init__(self, tokenizer, seed, lookalikes=0, chronicle=0, plain=16000, numbered=6000):
+        """`lookalikes`: share of keys beside which the filler has numbers that begin as they do. `chronicle`: share of texts
+        without keys."""
+        self.rng, self.lookalikes, self.chronicle = np.random.default_rng(seed), lookalikes, chronicle
         encode = lambda text: np.array(tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
         self.begin, self.end, self.pad = (tokenizer.token_to_id(f"<|{name}|>") for name in ("begin", "end", "pad"))
         self.plain = [encode(" " + demo_text.plain_sentence(self.rng)) for _ in range(plain)]
@@ -122,6 +123,17 @@ class Source:
         parts = [(np.array([self.begin]), np.zeros(1), False)] + parts + tail
         return parts
 
+    def without_keys(self, tokens):
+        """As `sequence`: filler as dense in numbers as that of prompts."""
+        rng, parts, left = self.rng, [(np.array([self.begin]), np.zeros(1), False)], tokens - 1
+        while True:
+            pool = self.first if len(parts) == 1 else self.numbered if rng.random() < 0.08 else self.plain
+            sentence = pool[rng.integers(len(pool))][:left]
+            if not len(sentence):
+                return parts
+            parts.append((sentence, np.full(len(sentence), READ), True))
+            left -= len(sentence)
+
     def batch(self, rows, tokens, keys_max, reach, dilution, numbered=0.12, misses=0.3):
         """ids, weights [rows, tokens]; positions [rows, tokens]; filler [rows, tokens]: log of what each key counts for."""
         rng = self.rng
@@ -131,7 +143,10 @@ class Source:
         count = np.zeros((rows, tokens), np.float32)
         for row in range(rows):
             keys = int(rng.integers(1, keys_max + 1))
-            parts = self.sequence(tokens, keys, numbered, misses)
+            if self.chronicle and rng.random() < self.chronicle:
+                parts = self.without_keys(tokens)
+            else:
+                parts = self.sequence(tokens, keys, numbered, misses)
             times = np.log(dilution) * rng.random() ** (0.5 if self.lookalikes else 1) if dilution > 1 else 0.0
             starts, at = [], 0
             for part, weight, filler in parts:

@@ -27,11 +27,11 @@ TASKS = ("pass key", "named keys")
 TENTHS = 10
 
 
-def cases(tokenizer, tokens, prompts, seed, task):
+def cases(tokenizer, tokens, prompts, seed, task, first=0):
     """(text, [(tenth, question, answer)]), `prompts` for every tenth of depth. The same arguments give the same cases."""
     length = lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
     named = task == "named keys"
-    for i in range(prompts):
+    for i in range(first, first + prompts):
         for group in [range(TENTHS)] if named else [[tenth] for tenth in range(TENTHS)]:
             rng = np.random.default_rng([seed, tokens, named, i, group[0]])
             names = rng.permutation(demo_text.PLACES)[:TENTHS] if named else [None]
@@ -90,13 +90,13 @@ def evaluate(flags):
     for tokens in flags.tokens:
         for task in flags.tasks:
             began, hits, asked = time.time(), np.zeros(TENTHS), np.zeros(TENTHS)
-            for text, questions in cases(tokenizer, tokens, flags.prompts, flags.seed, task):
+            for text, questions in cases(tokenizer, tokens, flags.prompts, flags.seed, task, flags.first):
                 if not out and not flags.transformers:
                     for tenth, found in finds(peer, tokenizer, text, questions):
                         hits[tenth], asked[tenth] = hits[tenth] + found, asked[tenth] + 1
                     continue
                 for tenth, question, answer in questions:
-                    name = f"{tokens}/{task}/{tenth}/{asked[tenth]:.0f}"
+                    name = f"{tokens}/{task}/{tenth}/{flags.first + asked[tenth]:.0f}"
                     asked[tenth] += 1
                     if out:
                         out.write(json.dumps(dict(id=name, prompt=text + question, max_tokens=16, answer=answer)) + "\n")
@@ -134,6 +134,7 @@ def main():
     parser.add_argument("--model", default="launch/demo_model")
     parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 8192])
     parser.add_argument("--prompts", type=int, default=100, help="for each task, length and tenth of depth")
+    parser.add_argument("--first", type=int, default=0, help="number of the first of them: parts of a table, to be added")
     parser.add_argument("--tasks", nargs="+", default=TASKS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=7)

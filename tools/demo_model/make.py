@@ -30,6 +30,7 @@ PHASES = (
     dict(steps=750, schedule=1800, rate=2e-3, lookalikes=0, curriculum=(
         (0.06, (36, 160, 4, 34000, 2)), (0.16, (32, 192, 6, 34000, 16)), (0.5, (28, 256, 7, 34000, 128)))),
     dict(steps=600, schedule=600, rate=1.2e-3, lookalikes=0.5, curriculum=((1.0, (16, 384, 8, 34000, 300)),)),
+    dict(steps=150, schedule=150, rate=8e-4, lookalikes=0.5, chronicle=0.25, curriculum=((1.0, (16, 384, 8, 34000, 300)),)),
 )
 
 
@@ -91,7 +92,7 @@ def train(tokenizer, config, flags):
             continue
         if number and number == flags.phase:
             net = evaluate.load(flags.output)
-        train_phase(net, tokenizer, Source(tokenizer, flags.seed + 1 + number, phase["lookalikes"]), phase, flags.output)
+        train_phase(net, tokenizer, Source(tokenizer, flags.seed + 1 + number, phase["lookalikes"], phase.get("chronicle", 0)), phase, flags.output)
 
 
 def train_phase(net, tokenizer, source, phase, folder):
