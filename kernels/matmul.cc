@@ -37,7 +37,13 @@ void PackRow(const internal::KernelTable& kernels, DType dtype, const float* x, 
 }
 
 #if defined(__x86_64__)
-constexpr int64_t kAmxRowsMin = 8;  // a guess: below, the weights are not worth their way into tiles
+// Below, the weights are not worth their way into tiles. Measured at 8 rows (docs/measurements.md): with many
+// outputs tiles win by up to 1.5, with 512 they lose by as much.
+constexpr int64_t kAmxRowsMin = 8, kAmxRowsMinOfMany = 4, kAmxManyOutputs = 2048;
+
+bool WorthTiles(const MatmulArgs& args) {
+  return args.rows > (args.n >= kAmxManyOutputs ? kAmxRowsMinOfMany : kAmxRowsMin);
+}
 
 void MatmulAmx(const CpuContext& context, const MatmulArgs& args) {
   constexpr int64_t kPiece =
@@ -75,7 +81,7 @@ void Matmul(const CpuContext& context, const MatmulArgs& args) {
   if (args.rows == 0 || args.n == 0) return;
   const internal::KernelTable& kernels = internal::KernelsFor(context.isa);
 #if defined(__x86_64__)
-  if (context.isa == Isa::kAmx && args.w_dtype == DType::kBF16 && args.rows > kAmxRowsMin) {
+  if (context.isa == Isa::kAmx && args.w_dtype == DType::kBF16 && WorthTiles(args)) {
     MatmulAmx(context, args);
     return;
   }
