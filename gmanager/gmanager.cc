@@ -116,6 +116,8 @@ void GManager::OnHeartbeat(int from, const messages::Heartbeat& beat, absl::Time
     record.blocked = {FromWire(beat.blocked().request()), beat.blocked().blocks(), beat.blocked().held(),
                       now - absl::Microseconds(waited)};
   }
+  record.unreachable.clear();
+  for (uint32_t peer : beat.unreachable()) record.unreachable.insert(InstanceId{peer});
   record.oldest.reset();
   if (beat.has_oldest()) record.oldest = FromWire(beat.oldest());
   const messages::Rates& rates = beat.rates();
@@ -308,6 +310,7 @@ void GManager::SendMoves(absl::Time now) {
     if (moving.contains(p.home)) p.movable = 0;
   }
   for (const Move& move : Plan(state, cost_, options_.plan)) {
+    if (records_[Value(move.from)].unreachable.contains(move.to)) continue;
     if (!moving.insert(move.from).second) continue;
     const uint64_t plan_id = next_plan_++;
     moves_[plan_id] = {move, now + options_.move_deadline};

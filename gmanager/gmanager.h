@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -81,6 +82,7 @@ class GManager {
     uint64_t waiting_tokens = 0, own_tokens = 0;
     std::optional<Blocked> blocked;
     std::optional<RequestId> oldest;
+    std::set<InstanceId> unreachable;                                  // for this instance
     std::map<PlacementKey, std::pair<uint32_t, uint32_t>> placements;  // -> blocks, movable
   };
   struct OpenMove {

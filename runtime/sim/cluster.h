@@ -37,7 +37,6 @@ namespace lombard::sim {
 struct SimStats {
   uint64_t events = 0, steps = 0, remote_steps = 0, abandoned_steps = 0, tokens = 0;
   uint64_t loans = 0, recalled = 0, overdue = 0, lost = 0, fenced = 0, replayed = 0, preemptions = 0;
-  uint64_t guarded = 0;
 };
 
 class ClusterSim {

@@ -301,6 +301,23 @@ TEST_F(AdviceTest, AnUnansweredMoveIsForgottenAfterItsDeadline) {
   EXPECT_EQ(manager_.counters().moves_sent, 2);
 }
 
+TEST_F(AdviceTest, NobodyIsAdvisedToMoveWhereItCannotReach) {
+  ControlMessage debtor = Beat(0, 2);
+  debtor.mutable_heartbeat()->mutable_blocks()->set_free(0);
+  debtor.mutable_heartbeat()->mutable_blocks()->set_lendable(0);
+  debtor.mutable_heartbeat()->set_batch(18);
+  debtor.mutable_heartbeat()->set_waiting(1000);
+  debtor.mutable_heartbeat()->set_waiting_tokens(1000000);
+  debtor.mutable_heartbeat()->set_own_tokens(57000);
+  debtor.mutable_heartbeat()->add_unreachable(1);
+  Ack(0, debtor);
+  EXPECT_THAT(TickAfter(absl::Milliseconds(200)), IsEmpty());
+  debtor.mutable_heartbeat()->set_seq(3);
+  debtor.mutable_heartbeat()->clear_unreachable();
+  Ack(0, debtor);
+  EXPECT_THAT(TickAfter(absl::Milliseconds(200)), SizeIs(1));
+}
+
 TEST_F(AdviceTest, NobodyIsAdvisedToMoveWhileAClaimStands) {
   ControlMessage blocked = Beat(2, 1);
   SetBlocked(blocked, 1, 1, 1000000);
