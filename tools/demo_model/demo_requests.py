@@ -32,7 +32,7 @@ def main():
                     answer=demo_text.answer(names[which], numbers[which]))
 
     lines = [asked("long", flags.tokens, 10, 3), asked("short-1", 200, 1, 0), asked("short-2", 300, 3, 1), asked("short-3", 400, 4, 0)]
-    begins = (("The old miller", 1), ("It was a rainy night, and", 4), ("In the morning the teacher", 4))
+    begins = (("The old miller", 3), ("It was a rainy night, and", 2), ("In the morning the teacher", 2))
     for i, (begin, seed) in enumerate(begins, 4):
         lines.append(dict(id=f"short-{i}", prompt=begin, max_tokens=40, temperature=0.8, seed=seed))
     with open(flags.output, "w") as file:
