@@ -2,9 +2,9 @@
 // when a peer dies with rendezvous, zero-copy or RMA operations in flight; eager active messages in bounded
 // windows survived every run. Shared memory has a second flaw: all ranks of a host write into one queue of
 // the reader, and a writer killed between taking a slot and filling it stops that queue for all others, for
-// good. Hence three profiles: "tcp", the default, survives deaths; "tcp+shm" is faster between two ranks of a host, and there
-// a killed rank may cost its neighbours too; "rendezvous" lets UCX choose, for RDMA devices and UCX from 1.15
-// on.
+// good. Hence three profiles: "tcp", the default, survives deaths; "tcp+shm" is faster between two ranks of a
+// host, and there a killed rank may cost its neighbours too; "rendezvous" lets UCX choose, for RDMA devices
+// and UCX from 1.15 on.
 #pragma once
 
 #include <string>
