@@ -56,7 +56,7 @@ wait $job
 check "a terminated job does not succeed" [ $? -ne 0 ]
 check "a terminated job ends within 10 s" [ $((SECONDS - start)) -le 10 ]
 
-for script in run build test demo install_packages gpu_check; do
+for script in run build test demo install_packages gpu_check bundle; do
   check "launch/$script --help" [ "$("$root/launch/$script" --help | head -c 6)" = "Usage:" ]
 done
 ((failures == 0)) && echo "launch_test: ok"
