@@ -44,6 +44,8 @@ absl::Status RunInProcess(const GenerateOptions& options) {
   const MonotonicClock clock;
   ASSIGN_OR_RETURN(auto cluster,
                    LocalCluster::Create(settings, loaded.model.get(), loaded.tokenizer.get(), &clock));
+  if (options.worker.verbose && settings.engine.prefix_cache)
+    fprintf(stderr, "shared prefixes: %s\n", cluster->worker(0).sharing().ToString().c_str());
   RETURN_IF_ERROR(
       RunBatch(options, *loaded.tokenizer, loaded.model->config().vocab_size, files, cluster->job()));
   return cluster->Join();
@@ -114,6 +116,8 @@ absl::Status RunRank(const GenerateOptions& options, const std::string& version,
   ASSIGN_OR_RETURN(const std::unique_ptr<Worker> worker,
                    Worker::Create(settings, loaded.model.get(), loaded.tokenizer.get(), transport.get(),
                                   &clock, place.rank == 0 ? &job : nullptr));
+  if (options.worker.verbose && place.rank == 0 && settings.engine.prefix_cache)
+    fprintf(stderr, "shared prefixes: %s\n", worker->sharing().ToString().c_str());
   *others_know = true;  // from here on a failure is announced
   job.Attach(worker.get());
   worker->Start();

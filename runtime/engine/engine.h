@@ -32,6 +32,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/planted_bug.h"
+#include "distattn/sharing_cost.h"
 #include "kvpool/kv_pool.h"
 #include "kvpool/prefix_tree.h"
 #include "rmanager/rmanager.h"
@@ -53,10 +54,9 @@ struct EngineOptions {
   // periods.
   absl::Duration borrow_patience = absl::Milliseconds(400);
   bool lending = true;
-  // Prefixes are attended to for all their readers at once when that saves at least so many keys. A guess:
-  // what stacking and one more merge cost.
-  uint32_t shared_keys_min = 256;
-  bool prefix_cache = true;   // KV of equal prefixes is computed once and kept until memory is wanted
+  bool prefix_cache = true;  // KV of equal prefixes is computed once and kept until memory is wanted
+  // Which prefixes are attended to for all their readers at once.
+  SharingCost sharing = SharingCost::OfReading(256);
   bool poison_freed = false;  // NaN into local blocks that were lent away (tests)
   InstanceId self{};
   PlantedBug bug = PlantedBug::kNone;

@@ -5,6 +5,7 @@
 // when it ends. One that borrows shares no longer: its oldest blocks leave for the creditors.
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "runtime/engine/engine_internal.h"
 
@@ -67,25 +68,29 @@ void Engine::ShareSpans(AttentionPlan* plan) const {
     paths[i] = prefixes_->Path(*rows_[i].sequence->reader);
     for (const PrefixNodeView& node : paths[i]) readers[node.id].push_back(static_cast<int>(i));
   }
-  // A node and its child with the same readers become one span: a span ends where a reader's path does.
-  std::map<PrefixNodeId, size_t> span_of;  // of plan->shared; by the node that it starts with
+  // A node and its child with the same readers become one span: a span ends where a reader's path does. What
+  // does not pay for all its readers is read with the next node by each group of that one.
+  std::set<PrefixNodeId> planned;  // nodes that end a span of plan->shared
   for (size_t i = 0; i < rows_.size(); ++i) {
-    size_t taken = 0;  // blocks of this sequence in shared spans
+    size_t taken = 0;             // blocks of this sequence in shared spans
+    std::vector<BlockId> blocks;  // of the span that is being put together
     for (size_t at = 0; at < paths[i].size();) {
-      const PrefixNodeId start = paths[i][at].id;
-      const std::vector<int>& group = readers[start];
-      std::vector<BlockId> blocks;
+      const std::vector<int>& group = readers[paths[i][at].id];
+      if (group.size() < 2) break;
       for (; at < paths[i].size() && readers[paths[i][at].id] == group; ++at)
         blocks.insert(blocks.end(), paths[i][at].blocks.begin(), paths[i][at].blocks.end());
       const size_t count = blocks.size(), keys = count * options_.block_tokens;
-      if (group.size() < 2 || keys * (group.size() - 1) < options_.shared_keys_min) break;
-      if (span_of.try_emplace(start, plan->shared.size()).second) {
-        plan->shared.push_back({.span = {.blocks = std::move(blocks),
+      std::vector<int> rows;
+      for (const int reader : group) rows.push_back(plan->sequences[reader].rows);
+      if (!options_.sharing.Groups(static_cast<int64_t>(keys), rows)) continue;
+      if (planned.insert(paths[i][at - 1].id).second) {
+        plan->shared.push_back({.span = {.blocks = blocks,
                                          .first_position = static_cast<int>(taken * options_.block_tokens),
                                          .token_count = static_cast<int>(keys)},
                                 .readers = group});
       }
       taken += count;
+      blocks.clear();
     }
     if (taken == 0) continue;
     LocalSpan& own = std::get<LocalSpan>(plan->sequences[i].spans.back());

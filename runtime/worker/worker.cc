@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/status.h"
+#include "distattn/sharing_profile.h"
 #include "runtime/worker/convert.h"
 
 namespace lombard {
@@ -13,6 +14,7 @@ constexpr absl::Duration kIdleWaitMax =
     absl::Milliseconds(50);  // of a loop with nothing to do; deadlines come earlier
 constexpr absl::Duration kPollWait = absl::Milliseconds(20);
 constexpr absl::Duration kCloseDeadline = absl::Seconds(3);
+constexpr absl::Duration kSharingBudget = absl::Milliseconds(50);  // of a start
 
 Message ControlBytes(const messages::ControlMessage& message) {
   Message bytes{.channel = Channel::kControl};
@@ -95,8 +97,14 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerSettings& set
   engine.cluster_blocks = ReachableBlocks(settings, rank);
   engine.lending = engine.lending && size > 1;
   engine.poison_freed = settings.poison;
-  worker->machine_ = std::make_unique<CpuMachine>(model, CpuContext{settings.isa, worker->threads_.get()},
-                                                  storage, worker->client_.get());
+  const CpuContext context{settings.isa, worker->threads_.get()};
+  if (settings.sharing.has_value()) {
+    engine.sharing = *settings.sharing;
+  } else if (engine.prefix_cache) {
+    engine.sharing = MeasureSharing(ShapeOf(config), layout, context, kSharingBudget);
+  }
+  worker->sharing_ = engine.sharing;
+  worker->machine_ = std::make_unique<CpuMachine>(model, context, storage, worker->client_.get());
   worker->engine_ =
       std::make_unique<Engine>(engine, DescribeForEngine(*model, layout), tokenizer, worker->pool_.get(),
                                worker->rmanager_.get(), worker->machine_.get());

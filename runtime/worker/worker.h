@@ -22,6 +22,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -68,7 +69,8 @@ struct WorkerSettings {
   absl::Duration dead_after = absl::Seconds(10);      // a silent peer is lost
   absl::Duration reply_deadline = absl::Seconds(60);  // of a query
   bool compact_states = false;
-  bool poison = false;  // NaN into free and lent-away blocks
+  bool poison = false;                 // NaN into free and lent-away blocks
+  std::optional<SharingCost> sharing;  // replaces the engine's; unset: measured at start
 };
 
 // Blocks that one request at home at `rank` can hold in all: the pool there and what the others may lend.
@@ -97,6 +99,7 @@ class Worker final : public TransportHandler {
   // After Join, for tests.
   absl::Status CheckInvariants() const;
   const RemoteService& service() const { return *service_; }
+  const SharingCost& sharing() const { return sharing_; }       // by which the engine groups readers
   const GManager* gmanager() const { return gmanager_.get(); }  // rank 0's; null elsewhere
   // Any thread: some rank has been lost, maybe this one. Then nobody must wait for all ranks again
   // (MPI_Finalize).
@@ -118,6 +121,7 @@ class Worker final : public TransportHandler {
   const Clock* const clock_;
   FrontDoor* const front_door_;
 
+  SharingCost sharing_;
   std::unique_ptr<KvStorage> storage_;
   std::unique_ptr<KvPool> pool_;
   std::unique_ptr<ThreadPool> threads_, service_threads_;

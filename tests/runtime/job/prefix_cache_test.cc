@@ -96,15 +96,47 @@ TEST_F(PrefixCacheTest, WhatManyReadIsReadOnceAStep) {
   const std::vector<int32_t> head = Tokens(20 * kBlock);
   for (int i = 0; i < 16; ++i) sequences.push_back(After(head, 4));
   WorkerSettings settings = TestSettings(*model_, {200}, kBlock);
+  settings.sharing = SharingCost::OfReading(64);
   ExpectEqualTokens(settings, sequences);
   const uint64_t together = Run(settings, true, sequences).reports[0].keys_read();
-  settings.engine.shared_keys_min = ~0u;
+  settings.sharing = SharingCost::Never();
   const uint64_t apart = Run(settings, true, sequences).reports[0].keys_read();
   // The prefix is computed before the others come, in one chunk of its 320 tokens and 4 more; their own
   // tokens follow in one step, and kOutput - 1 decodes. The first is ahead of the others by up to a step.
   const uint64_t least = uint64_t{kOutput - 1} * 14 * 20 * kBlock;
   EXPECT_GE(apart, together + least) << apart << " keys apart, " << together << " together";
   EXPECT_LT(together, apart / 4);
+}
+
+TEST_F(PrefixCacheTest, OneReaderAndShortPrefixesAreReadAsIfNothingWereShared) {
+  const std::vector<int32_t> head = Tokens(8 * kBlock);
+  WorkerSettings settings = TestSettings(*model_, {200}, kBlock);
+  const auto keys = [&](SharingCost sharing, const std::vector<TestSequence>& sequences) {
+    settings.sharing = sharing;
+    return Run(settings, true, sequences).reports[0].keys_read();
+  };
+  const SharingCost eager = SharingCost::OfReading(1), longer = SharingCost::OfReading(16 * kBlock);
+  const std::vector<TestSequence> alone = {After(head, 20)}, both = {After(head, 20), After(head, 9)};
+  EXPECT_EQ(keys(eager, alone), keys(SharingCost::Never(), alone));
+  EXPECT_EQ(keys(longer, both), keys(SharingCost::Never(), both));
+  EXPECT_LT(keys(eager, both), keys(SharingCost::Never(), both));
+}
+
+TEST_F(PrefixCacheTest, WhatDoesNotPayForAllIsReadWithTheNextNodeByItsReaders) {
+  // One short block that all share, then long nodes of two groups.
+  std::vector<TestSequence> sequences;
+  const std::vector<int32_t> top = Tokens(kBlock);
+  for (int group = 0; group < 2; ++group) {
+    const std::vector<int32_t> middle = After(top, 20 * kBlock).prompt;
+    for (int i = 0; i < 6; ++i) sequences.push_back(After(middle, 4));
+  }
+  WorkerSettings settings = TestSettings(*model_, {200}, kBlock);
+  settings.sharing = SharingCost::Never();
+  const uint64_t apart = Run(settings, true, sequences).reports[0].keys_read();
+  settings.sharing = SharingCost::OfReading(16 * kBlock);
+  const Totals totals = ExpectEqualTokens(settings, sequences);
+  EXPECT_GE(totals.hit, 10u * 21 * kBlock);
+  EXPECT_LT(Run(settings, true, sequences).reports[0].keys_read(), apart / 3);
 }
 
 TEST_F(PrefixCacheTest, EightSystemPromptsAtOnceInChunksOfAFewTokens) {
