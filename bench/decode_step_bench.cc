@@ -150,14 +150,15 @@ int Run(const std::string& dir, int context, int rounds) {
   CHECK_OK(storage.status());
   FillWithNoise(**storage);
   StayOn({rank});
-  auto transport = MakeUcxTransport(**bootstrap, {});
-  CHECK_OK(transport.status());
+  auto fabric = MakeUcxTransport(**bootstrap, {});
+  CHECK_OK(fabric.status());
+  Transport* const transport = fabric->transport.get();
   const Isa isa = DetectIsa();
 
-  RemoteClient client({.reply_deadline = absl::Seconds(30), .on_transfer = {}}, c.q_heads, transport->get(),
+  RemoteClient client({.reply_deadline = absl::Seconds(30), .on_transfer = {}}, c.q_heads, transport,
                       storage->get());
   RemoteService service(
-      {.shape = shape, .context = {isa, nullptr}}, storage->get(), transport->get(),
+      {.shape = shape, .context = {isa, nullptr}}, storage->get(), transport,
       [&](int, LoanId, uint64_t) -> absl::StatusOr<std::shared_ptr<const std::vector<BlockId>>> {
         auto ids = std::make_shared<std::vector<BlockId>>();
         for (int b = 0; b < blocks / 2; ++b) ids->push_back(BlockId(b));
@@ -166,7 +167,7 @@ int Run(const std::string& dir, int context, int rounds) {
   std::thread serving([&] { service.Serve(); });
   int status = 0;
   {
-    Pump pump(transport->get(), &client, &service);
+    Pump pump(transport, &client, &service);
     if (rank == 1) {
       while (!pump.down()) std::this_thread::sleep_for(std::chrono::milliseconds(50));
     } else {
@@ -216,7 +217,7 @@ int Run(const std::string& dir, int context, int rounds) {
       const double weights = static_cast<double>((*model)->weight_bytes());
       std::printf("%s, context %d tokens (%.3f GB of KV), %d rounds, medians; isa %s; %s\n", dir.c_str(),
                   context, kv / 1e9, rounds, std::string(IsaName(isa)).c_str(),
-                  (*transport)->Describe().c_str());
+                  transport->Describe().c_str());
       std::printf("read bandwidth, both cores: %.2f GB/s\n", ceiling / 1e9);
       all_local.Print("all local, two threads");
       half_remote.Print("half remote, a core each");

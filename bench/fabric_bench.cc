@@ -124,12 +124,12 @@ bool Processes(const std::string& name, const char* transports, int ranks, int p
       setenv("UCX_TLS", transports, /*overwrite=*/1);
       auto bootstrap = MakeEnvironmentBootstrap(
           {.rank = rank, .size = ranks, .rendezvous = absl::StrCat("127.0.0.1:", port), .job = name});
-      auto transport = bootstrap.ok() ? MakeUcxTransport(**bootstrap, {}) : bootstrap.status();
-      if (!transport.ok()) {
-        std::fprintf(stderr, "%s\n", transport.status().ToString().c_str());
+      auto fabric = bootstrap.ok() ? MakeUcxTransport(**bootstrap, {}) : bootstrap.status();
+      if (!fabric.ok()) {
+        std::fprintf(stderr, "%s\n", fabric.status().ToString().c_str());
         _exit(1);
       }
-      Rank(**transport).Run(name);
+      Rank(*fabric->transport).Run(name);
       _exit(0);
     }
     children.push_back(child);

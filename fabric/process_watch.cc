@@ -57,7 +57,16 @@ std::string ProcessWatch::Self() {
   return absl::StrCat(BootAndNamespace(), " ", getpid(), " ", StartTime(getpid()));
 }
 
+void ProcessWatch::Remove(int id) {
+  std::erase(found_dead_, id);
+  const auto it = pidfds_.find(id);
+  if (it == pidfds_.end()) return;
+  close(it->second);  // which takes it out of the epoll set
+  pidfds_.erase(it);
+}
+
 bool ProcessWatch::Add(int id, absl::string_view self_of_other) {
+  Remove(id);
   const std::vector<std::string> fields = absl::StrSplit(self_of_other, ' ');
   int pid = 0;
   if (epoll_fd_ < 0 || fields.size() != 4 || !absl::SimpleAtoi(fields[2], &pid) || pid <= 0 ||

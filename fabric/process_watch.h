@@ -26,9 +26,11 @@ class ProcessWatch {
   // Names this process: boot, pid namespace, pid and start time, in one line without spaces at its ends.
   static std::string Self();
 
-  // False: not to be seen from here, as it runs on another host or in another pid namespace, is this process
-  // itself, or cannot be watched.
+  // In the place of what had the id before. False: not to be seen from here, as it runs on another host or in
+  // another pid namespace, is this process itself, or cannot be watched.
   bool Add(int id, absl::string_view self_of_other);
+  void Remove(int id);
+  bool Watches(int id) const { return pidfds_.contains(id); }
   // Readable when Ended() has something to say; -1 when nothing can be watched.
   int fd() const { return epoll_fd_; }
   // The ids of processes that have ended since the last call.

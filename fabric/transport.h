@@ -6,8 +6,10 @@
 //
 // Delivery: messages between two workers arrive whole, once, in the order sent, whatever their channel. A
 // message to a peer that was lost is refused with kUnavailable; messages accepted before the loss may or may
-// not have arrived. A worker may send to itself. When the peer leaves in good order (Bye inside Close) or is
-// lost, OnPeerDown is called once.
+// not have arrived. A worker may send to itself. When the peer leaves in good order (Bye inside Close) or the
+// connection to it is lost, OnPeerDown is called. A connection that broke while both processes live is made
+// again, and a new process may come in the place of one that is gone: OnPeerUp is called then, and what was
+// under way before is lost. Ranks whose place is empty are down from the start, without a word.
 #pragma once
 
 #include <array>
@@ -56,15 +58,17 @@ class TransportHandler {
  public:
   virtual ~TransportHandler() = default;
   virtual void OnMessage(int from, Message message) = 0;
-  // `why` is OK when the peer said goodbye.
+  // `why`: OK when the peer said goodbye; kNotFound when its process has ended; kUnavailable when the
+  // connection is broken and its process may live.
   virtual void OnPeerDown(int peer, const absl::Status& why) = 0;
+  virtual void OnPeerUp(int /*peer*/) {}
 };
 
 class Transport {
  public:
   virtual ~Transport() = default;
   virtual int rank() const = 0;
-  virtual int size() const = 0;
+  virtual int size() const = 0;              // places; not all need be taken
   virtual std::string Describe() const = 0;  // for the log: backend, profile, interfaces
 
   // kUnavailable: the peer is gone. kInvalidArgument: too large, no such peer. kFailedPrecondition: closed.

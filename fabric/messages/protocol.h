@@ -29,7 +29,8 @@
 // goes on repaying them until the peer answers or is lost, reports the peer as unreachable, and borrows
 // nothing from it until it is heard of again or `unreachable_for` is over: somebody must try. As creditor it
 // waits: the debtor repays when it can, or the members' list ends the loan.
-//   A worker that loses gManager ends.
+//   A worker whose connection to gManager breaks makes it again, and may find itself fenced. It ends when
+// gManager's process is gone, or has been silent for dead_after.
 //
 // STATES OF A LOAN AT THE CREDITOR
 //   state      event                            next       what the creditor does

@@ -6,10 +6,10 @@
 //   offset  bytes
 //   0       4     job            fingerprint of the job's addresses: a stray sender of another job is not
 //   heard 4       4     from           rank of the sender 8       8     number         kFirst, kMore,
-//   kGoodbye: of this chunk. kCredit: charged bytes read so far. kGoodbyeSeen: 0 16      4     header_bytes
-//   kFirst: of the whole message 20      4     payload_bytes  kFirst: of the whole message 24      1     kind
-//   25      1     channel        kFirst
-//   26      6     zero
+//   kGoodbye: of this chunk. kCredit: charged bytes read so far. kConnect: the sender's generation. Others: 0
+//   16      4     header_bytes kFirst: of the whole message 20      4     payload_bytes  kFirst: of the whole
+//   message 24      1     kind 25      1     channel        kFirst 26      2     zero 28      4 connection of
+//   the pair; fabric/ucx/link.h
 //
 // Credits: a sender may have at most a window of charged bytes (data and kChunkHeaderBytes for each numbered
 // chunk) that the reader has not reported as read. All numbers little-endian.
@@ -25,8 +25,8 @@
 
 namespace lombard {
 
-enum class ChunkKind : uint8_t { kFirst, kMore, kGoodbye, kGoodbyeSeen, kCredit };
-constexpr int kChunkKindCount = 5;
+enum class ChunkKind : uint8_t { kFirst, kMore, kGoodbye, kGoodbyeSeen, kCredit, kConnect, kConnected };
+constexpr int kChunkKindCount = 7;
 
 struct ChunkHeader {
   uint32_t job = 0;
@@ -36,7 +36,8 @@ struct ChunkHeader {
   uint32_t payload_bytes = 0;
   ChunkKind kind = ChunkKind::kFirst;
   Channel channel = Channel::kControl;
-  uint8_t zero[6] = {};
+  uint8_t zero[2] = {};
+  uint32_t connection = 0;
 };
 constexpr size_t kChunkHeaderBytes = 32;
 static_assert(sizeof(ChunkHeader) == kChunkHeaderBytes && std::endian::native == std::endian::little);

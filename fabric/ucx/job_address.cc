@@ -5,13 +5,14 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/check.h"
+#include "base/status.h"
 #include "fabric/process_watch.h"
 
 namespace lombard {
 namespace {
 
 // First line of an address; the number grows with fabric/ucx/chunk.h.
-constexpr char kFormat[] = "lombard fabric 1";
+constexpr char kFormat[] = "lombard fabric 2";
 
 }  // namespace
 
@@ -21,23 +22,30 @@ std::string MakeJobAddress(const UcxProfile& profile, absl::string_view worker_a
                       "\n", worker_address);
 }
 
+absl::StatusOr<RankAddress> ReadJobAddress(int rank, const std::string& address, int own_rank,
+                                           const std::string& own) {
+  const std::vector<std::string> parts = absl::StrSplit(address, absl::MaxSplits('\n', 2));
+  if (parts.size() != 3 || parts[2].empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("rank ", rank, " gave no fabric address (", address.size(), " bytes)"));
+  }
+  const std::string own_build = own.substr(0, own.find('\n'));
+  if (parts[0] != own_build) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("rank ", rank, " runs '", parts[0], "', rank ", own_rank, " runs '", own_build,
+                     "': start all ranks with the same build and the same --ucx-profile"));
+  }
+  return RankAddress{parts[1], parts[2]};
+}
+
 absl::StatusOr<std::vector<RankAddress>> ReadJobAddresses(int rank,
                                                           const std::vector<std::string>& addresses) {
   CHECK(rank >= 0 && rank < static_cast<int>(addresses.size()));
   std::vector<RankAddress> out;
-  const std::string own = addresses[rank].substr(0, addresses[rank].find('\n'));
   for (size_t i = 0; i < addresses.size(); ++i) {
-    const std::vector<std::string> parts = absl::StrSplit(addresses[i], absl::MaxSplits('\n', 2));
-    if (parts.size() != 3 || parts[2].empty()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("rank ", i, " gave no fabric address (", addresses[i].size(), " bytes)"));
-    }
-    if (parts[0] != own) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("rank ", i, " runs '", parts[0], "', rank ", rank, " runs '", own,
-                       "': start all ranks with the same build and the same --ucx-profile"));
-    }
-    out.push_back({parts[1], parts[2]});
+    ASSIGN_OR_RETURN(RankAddress read,
+                     ReadJobAddress(static_cast<int>(i), addresses[i], rank, addresses[rank]));
+    out.push_back(std::move(read));
   }
   return out;
 }

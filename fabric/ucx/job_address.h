@@ -19,6 +19,10 @@ struct RankAddress {
   std::string process;  // ProcessWatch::Self() there
   std::string worker;   // for UCX
 };
+// What another rank gave. kInvalidArgument: not made by MakeJobAddress. kFailedPrecondition: it differs from
+// `own` in format, profile or UCX version; `rank` and `own_rank` are for the words.
+absl::StatusOr<RankAddress> ReadJobAddress(int rank, const std::string& address, int own_rank,
+                                           const std::string& own);
 // By rank. kInvalidArgument: not made by MakeJobAddress. kFailedPrecondition: a rank differs from `rank` in
 // format, profile or UCX version.
 absl::StatusOr<std::vector<RankAddress>> ReadJobAddresses(int rank,

@@ -35,7 +35,7 @@ class MessageAssembler {
   };
   absl::Status Take(const ChunkHeader& header, absl::string_view bytes, Sink sink);
 
-  const uint64_t early_bytes_max_;
+  uint64_t early_bytes_max_;
   uint64_t next_ = 0;
   uint64_t read_bytes_ = 0, early_bytes_ = 0;
   std::map<uint64_t, Early> early_;

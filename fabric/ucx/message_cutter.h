@@ -53,8 +53,8 @@ class MessageCutter {
   uint64_t in_flight_bytes() const { return sent_bytes_ - read_bytes_; }
 
  private:
-  const size_t chunk_bytes_;
-  const uint64_t window_bytes_;
+  size_t chunk_bytes_;
+  uint64_t window_bytes_;
   std::deque<std::shared_ptr<OutgoingMessage>> waiting_;  // null: the goodbye
   size_t offset_ = 0;                                     // into waiting_.front(), header and payload as one
   uint64_t next_ = 0, sent_bytes_ = 0, read_bytes_ = 0;

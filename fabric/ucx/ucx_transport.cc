@@ -3,23 +3,13 @@
 #include <sched.h>
 
 #include <algorithm>
-#include <atomic>
-#include <deque>
-#include <mutex>
-#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/check.h"
 #include "base/status.h"
-#include "fabric/idle_yield.h"
 #include "fabric/message_checks.h"
-#include "fabric/process_watch.h"
-#include "fabric/traffic_meter.h"
-#include "fabric/ucx/job_address.h"
-#include "fabric/ucx/message_assembler.h"
-#include "fabric/ucx/message_cutter.h"
-#include "fabric/ucx/ucx_worker.h"
+#include "fabric/ucx/ucx_transport_impl.h"
 
 namespace lombard {
 namespace {
@@ -27,138 +17,8 @@ namespace {
 constexpr unsigned kActiveMessageId = 1;
 // Progress calls in a row before other duties get their turn.
 constexpr int kProgressTurns = 64;
-// A lost endpoint is believed after this many turns in which more came in: its goodbye may be among them.
-constexpr int kLossTurns = 16;
-// How often ended processes are looked for while there is traffic; a waiting thread is told at once.
-constexpr absl::Duration kWatchInterval = absl::Milliseconds(5);
-// After Close's work is done or given up: time for closing the endpoints themselves.
-constexpr absl::Duration kEndpointCloseTime = absl::Milliseconds(200);
 
-class UcxTransportImpl final : public UcxTransport {
- public:
-  UcxTransportImpl(const UcxProfile& profile, std::unique_ptr<UcxWorker> worker, std::string address)
-      : profile_(profile), worker_(std::move(worker)), address_(std::move(address)) {}
-  ~UcxTransportImpl() override;
-
-  absl::Status Listen();
-  const std::string& address() const override { return address_; }
-  absl::Status Connect(int rank, const std::vector<std::string>& addresses) override;
-  uint64_t in_flight_bytes(int peer) const override {
-    return peers_[peer]->in_flight_bytes.load(std::memory_order_relaxed);
-  }
-
-  int rank() const override { return rank_; }
-  int size() const override { return static_cast<int>(peers_.size()); }
-  std::string Describe() const override {
-    return absl::StrCat("UCX ", ucp_get_version_string(), ", profile ", profile_.ToString(), ", rank ", rank_,
-                        " of ", size());
-  }
-  absl::Status Send(int to, Message message) override;
-  void Poll(TransportHandler& handler, absl::Duration wait) override;
-  void Wake() override {
-    woken_.store(true);
-    worker_->Wake();
-  }
-  TrafficCounters counters() const override { return meter_.Read(); }
-  void Close(absl::Duration deadline) override;
-
- private:
-  struct Peer {
-    Peer(UcxTransportImpl* transport, int rank_in_job, const UcxProfile& profile)
-        : owner(transport),
-          rank(rank_in_job),
-          cutter(profile.chunk_bytes, profile.window_bytes),
-          assembler(profile.window_bytes) {}
-    UcxTransportImpl* const owner;
-    const int rank;
-    std::atomic<uint64_t> queued_bytes{0};     // accepted by Send and not yet handed over by UCX
-    std::atomic<uint64_t> in_flight_bytes{0};  // a copy of the cutter's
-
-    // Guarded by mutex_.
-    std::deque<std::shared_ptr<OutgoingMessage>> outbox;
-    bool gone = false;
-
-    // Progress thread.
-    ucp_ep_h endpoint = nullptr;
-    MessageCutter cutter;
-    MessageAssembler assembler;
-    uint64_t credited_bytes = 0;  // what we told the peer that we have read
-    bool owes_goodbye_seen = false;
-    bool left = false;          // its goodbye was read, or its loss reported
-    bool goodbye_seen = false;  // it has read our goodbye
-    absl::Status failure;       // of the endpoint or the stream; judged in JudgeFailures
-    int failure_turns = 0;
-  };
-  // An active message that UCX has not completed.
-  struct SendOp {
-    UcxTransportImpl* owner;
-    ChunkHeader header;
-    ucp_dt_iov_t parts[2];
-    std::shared_ptr<OutgoingMessage> message;
-  };
-  // A rendezvous chunk on its way in.
-  struct ReceiveOp {
-    UcxTransportImpl* owner;
-    Peer* peer;
-    ChunkHeader header;
-    std::string bytes;
-  };
-  struct News {
-    int from;
-    std::optional<Message> message;  // none: the peer is down
-    absl::Status why;
-  };
-
-  // Callbacks of UCX; all run inside progress.
-  static ucs_status_t OnActiveMessage(void* self, const void* header, size_t header_bytes, void* data,
-                                      size_t bytes, const ucp_am_recv_param_t* param);
-  static void OnSent(void* request, ucs_status_t status, void* op);
-  static void OnRendezvousReceived(void* request, ucs_status_t status, size_t bytes, void* op);
-  static void OnEndpointError(void* peer, ucp_ep_h endpoint, ucs_status_t status);
-
-  bool Turn();
-  bool TakeOutboxes();
-  void Pump(Peer& peer);
-  void Post(Peer& peer, const ChunkHeader& header, const absl::string_view (&parts)[2],
-            std::shared_ptr<OutgoingMessage> message);
-  void PostNote(Peer& peer, ChunkKind kind, uint64_t number);
-  void Read(Peer& peer, const ChunkHeader& header, absl::string_view bytes);
-  void AnswerReaders();
-  void JudgeFailures(bool all_read);
-  void LookForEndedProcesses();
-  void Wait(absl::Duration wait);
-  void Leave(Peer& peer, const absl::Status& why);
-  void CloseEndpoint(Peer& peer);
-  void ReapCloses();
-  bool Deliver(TransportHandler& handler);
-  void Fail(Peer& peer, absl::Status why);
-  SendOp* NewSendOp();
-  void FreeSendOp(SendOp* op);
-
-  const UcxProfile profile_;
-  std::unique_ptr<UcxWorker> worker_;
-  const std::string address_;
-  int rank_ = 0;
-  uint32_t job_ = 0;
-  std::vector<std::unique_ptr<Peer>> peers_;  // [rank_] is there for its queue alone
-  TrafficMeter meter_;
-
-  std::mutex mutex_;
-  std::deque<std::shared_ptr<OutgoingMessage>> self_outbox_;
-  bool closed_ = false;
-  std::atomic<bool> outbox_filled_{false}, woken_{false};
-
-  // Progress thread.
-  std::deque<News> news_;
-  std::vector<void*> closing_;  // requests
-  std::deque<SendOp> send_ops_;
-  std::vector<SendOp*> free_send_ops_;
-  int ops_under_way_ = 0;
-  IdleYield idle_;
-  ProcessWatch watch_;
-  absl::Time watch_due_ = absl::InfinitePast();
-  bool failures_pending_ = false;
-};
+}  // namespace
 
 absl::Status UcxTransportImpl::Listen() {
   ucp_am_handler_param_t param{};
@@ -168,31 +28,6 @@ absl::Status UcxTransportImpl::Listen() {
   param.cb = OnActiveMessage;
   param.arg = this;
   return UcxError(ucp_worker_set_am_recv_handler(worker_->get(), &param), "setting the UCX receive handler");
-}
-
-absl::Status UcxTransportImpl::Connect(int rank, const std::vector<std::string>& addresses) {
-  CHECK(peers_.empty());
-  CHECK(rank >= 0 && rank < static_cast<int>(addresses.size()));
-  ASSIGN_OR_RETURN(const std::vector<RankAddress> ranks, ReadJobAddresses(rank, addresses));
-  rank_ = rank;
-  job_ = JobFingerprint(addresses);
-  for (int i = 0; i < static_cast<int>(addresses.size()); ++i)
-    peers_.push_back(std::make_unique<Peer>(this, i, profile_));
-  for (auto& peer : peers_) {
-    if (peer->rank == rank_) continue;
-    ucp_ep_params_t param{};
-    param.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
-                       UCP_EP_PARAM_FIELD_ERR_HANDLER;
-    param.address = reinterpret_cast<const ucp_address_t*>(ranks[peer->rank].worker.data());
-    param.err_mode = UCP_ERR_HANDLING_MODE_PEER;
-    param.err_handler.cb = OnEndpointError;
-    param.err_handler.arg = peer.get();
-    RETURN_IF_ERROR(Annotate(UcxError(ucp_ep_create(worker_->get(), &param, &peer->endpoint),
-                                      absl::StrCat("connecting to rank ", peer->rank)),
-                             absl::StrCat("profile ", profile_.ToString())));
-    watch_.Add(peer->rank, ranks[peer->rank].process);
-  }
-  return absl::OkStatus();
 }
 
 UcxTransportImpl::~UcxTransportImpl() {
@@ -255,6 +90,8 @@ bool UcxTransportImpl::Turn() {
   }
   AnswerReaders();
   JudgeFailures(all_read);
+  AnswerWishes();
+  ProposeConnections();
   ReapCloses();
   return moved;
 }
@@ -269,7 +106,7 @@ bool UcxTransportImpl::TakeOutboxes() {
   for (auto& message : self_outbox_) {
     OutgoingMessage& own = *message;
     own.queued->fetch_sub(MessageBytes(own.message), std::memory_order_relaxed);
-    news_.push_back({rank_, std::move(own.message), absl::OkStatus()});
+    news_.push_back({.from = rank_, .message = std::move(own.message), .why = absl::OkStatus()});
     own.message = {};  // nothing left to give back
   }
   self_outbox_.clear();
@@ -294,6 +131,7 @@ void UcxTransportImpl::Post(Peer& peer, const ChunkHeader& header, const absl::s
   op->header = header;
   op->header.job = job_;
   op->header.from = static_cast<uint32_t>(rank_);
+  op->header.connection = peer.link.connection();
   op->message = std::move(message);
   int count = 0;
   for (const absl::string_view part : parts) {
@@ -321,11 +159,12 @@ void UcxTransportImpl::Post(Peer& peer, const ChunkHeader& header, const absl::s
     Fail(peer, UcxError(UCS_PTR_STATUS(request), absl::StrCat("sending to rank ", peer.rank)));
 }
 
-void UcxTransportImpl::PostNote(Peer& peer, ChunkKind kind, uint64_t number) {
+// `bytes` outlive the transport's endpoints.
+void UcxTransportImpl::PostNote(Peer& peer, ChunkKind kind, uint64_t number, absl::string_view bytes) {
   ChunkHeader header;
   header.kind = kind;
   header.number = number;
-  Post(peer, header, {}, nullptr);
+  Post(peer, header, {bytes, {}}, nullptr);
 }
 
 void UcxTransportImpl::OnSent(void* request, ucs_status_t,
@@ -341,8 +180,13 @@ ucs_status_t UcxTransportImpl::OnActiveMessage(void* self, const void* header_by
   // What is not of this job is none of ours.
   if (!header.ok() || header->job != transport.job_ || header->from >= transport.peers_.size()) return UCS_OK;
   Peer& peer = *transport.peers_[header->from];
-  if (peer.left || peer.rank == transport.rank_ || !IsNumbered(header->kind) ||
-      !(param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV)) {
+  const bool whole = !(param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV);
+  if (header->kind == ChunkKind::kConnect && whole && peer.rank != transport.rank_) {
+    peer.wish = {header->number, header->connection, std::string(static_cast<const char*>(data), bytes)};
+    transport.wishes_pending_ = true;
+    return UCS_OK;
+  }
+  if (!IsNumbered(header->kind) || whole || !transport.IsHeard(peer, *header)) {
     transport.Read(peer, *header, {static_cast<const char*>(data), bytes});
     return UCS_OK;
   }
@@ -367,19 +211,28 @@ void UcxTransportImpl::OnRendezvousReceived(void* request, ucs_status_t status, 
   }
 }
 
+// Of the connection that stands, or that it confirms. Behind a failed endpoint the goodbye may still come, so
+// only a broken stream is not read on.
+bool UcxTransportImpl::IsHeard(Peer& peer, const ChunkHeader& header) {
+  if (peer.rank == rank_ || absl::IsDataLoss(peer.failure)) return false;
+  const bool was_up = peer.link.up();
+  if (!peer.link.Hears(header.connection)) return false;
+  if (!was_up) BeUp(peer);
+  return !peer.left || header.kind == ChunkKind::kGoodbyeSeen;
+}
+
 void UcxTransportImpl::Read(Peer& peer, const ChunkHeader& header, absl::string_view bytes) {
-  // Behind a failed endpoint the goodbye may still come, so only a broken stream is not read on.
-  if (peer.left || peer.rank == rank_ || absl::IsDataLoss(peer.failure)) return;
+  if (!IsHeard(peer, header)) return;
   absl::Status status;
   if (header.kind == ChunkKind::kCredit) {
     status = peer.cutter.Credit(header.number);
     peer.in_flight_bytes.store(peer.cutter.in_flight_bytes(), std::memory_order_relaxed);
   } else if (header.kind == ChunkKind::kGoodbyeSeen) {
     peer.goodbye_seen = true;
-  } else {
+  } else if (IsNumbered(header.kind)) {
     status = peer.assembler.Add(header, bytes, [&](std::optional<Message> message) {
       if (message.has_value()) {
-        news_.push_back({peer.rank, std::move(message), absl::OkStatus()});
+        news_.push_back({.from = peer.rank, .message = std::move(message), .why = absl::OkStatus()});
       } else {
         peer.owes_goodbye_seen = true;
         Leave(peer, absl::OkStatus());
@@ -387,16 +240,10 @@ void UcxTransportImpl::Read(Peer& peer, const ChunkHeader& header, absl::string_
     });
   }
   if (!status.ok()) {
-    peer.failure =
-        Annotate(status, absl::StrCat("from rank ", peer.rank));  // worse than what an endpoint may have said
+    // Worse than what an endpoint may have said.
+    peer.failure = Annotate(status, absl::StrCat("from rank ", peer.rank));
     failures_pending_ = true;
   }
-}
-
-void UcxTransportImpl::Fail(Peer& peer, absl::Status why) {
-  if (!peer.failure.ok()) return;
-  peer.failure = std::move(why);
-  failures_pending_ = true;
 }
 
 // Credits and the answer to a goodbye.
@@ -416,68 +263,11 @@ void UcxTransportImpl::AnswerReaders() {
   }
 }
 
-void UcxTransportImpl::OnEndpointError(void* peer_pointer, ucp_ep_h, ucs_status_t status) {
-  Peer& peer = *static_cast<Peer*>(peer_pointer);
-  peer.owner->Fail(peer, UcxError(status, absl::StrCat("connection to rank ", peer.rank)));
-}
-
-void UcxTransportImpl::LookForEndedProcesses() {
-  const absl::Time now = absl::Now();
-  if (now < watch_due_) return;
-  watch_due_ = now + kWatchInterval;
-  for (const int rank : watch_.Ended()) {
-    Fail(*peers_[rank], absl::UnavailableError(absl::StrCat("the process of rank ", rank, " has ended")));
-  }
-}
-
 void UcxTransportImpl::Wait(absl::Duration wait) {
-  worker_->Wait(wait, watch_.fd(), [this] { return outbox_filled_.load() || woken_.load(); });
+  const absl::Duration until_attempt = std::max(next_attempt_ - absl::Now(), absl::ZeroDuration());
+  worker_->Wait(std::min(wait, until_attempt), watch_.fd(),
+                [this] { return outbox_filled_.load() || woken_.load(); });
   watch_due_ = absl::InfinitePast();
-}
-
-void UcxTransportImpl::JudgeFailures(bool all_read) {
-  if (!failures_pending_) return;
-  bool undecided = false;
-  for (auto& peer : peers_) {
-    if (peer->failure.ok() || peer->endpoint == nullptr) continue;
-    if (!all_read && ++peer->failure_turns < kLossTurns) {
-      undecided = true;
-      continue;
-    }
-    CloseEndpoint(*peer);
-    if (!peer->left) Leave(*peer, peer->failure);
-  }
-  if (!undecided) failures_pending_ = false;
-}
-
-// From here on the peer gets and gives nothing more. OK: it said goodbye.
-void UcxTransportImpl::Leave(Peer& peer, const absl::Status& why) {
-  peer.left = true;
-  peer.cutter.Clear();
-  std::deque<std::shared_ptr<OutgoingMessage>> dropped;
-  {
-    std::lock_guard lock(mutex_);
-    peer.gone = true;
-    dropped.swap(peer.outbox);
-  }
-  news_.push_back({peer.rank, std::nullopt, why});
-}
-
-void UcxTransportImpl::CloseEndpoint(Peer& peer) {
-  if (peer.endpoint == nullptr) return;
-  ucp_request_param_t param{};
-  param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
-  param.flags = UCP_EP_CLOSE_FLAG_FORCE;
-  const ucs_status_ptr_t request = ucp_ep_close_nbx(std::exchange(peer.endpoint, nullptr), &param);
-  if (UCS_PTR_IS_PTR(request)) closing_.push_back(request);
-}
-
-void UcxTransportImpl::ReapCloses() {
-  std::erase_if(closing_, [](void* request) {
-    if (ucp_request_check_status(request) == UCS_INPROGRESS) return false;
-    ucp_request_free(request);
-    return true;
-  });
 }
 
 bool UcxTransportImpl::Deliver(TransportHandler& handler) {
@@ -487,45 +277,13 @@ bool UcxTransportImpl::Deliver(TransportHandler& handler) {
   for (News& item : news) {
     if (item.message.has_value()) {
       handler.OnMessage(item.from, std::move(*item.message));
+    } else if (item.up) {
+      handler.OnPeerUp(item.from);
     } else {
       handler.OnPeerDown(item.from, item.why);
     }
   }
   return true;
-}
-
-void UcxTransportImpl::Close(absl::Duration wait) {
-  const absl::Time deadline = absl::Now() + wait;
-  {
-    std::lock_guard lock(mutex_);
-    if (closed_) return;
-    closed_ = true;
-  }
-  TakeOutboxes();
-  for (auto& peer : peers_) {
-    if (peer->rank != rank_ && !peer->left) peer->cutter.PushGoodbye();
-  }
-  const auto all_done = [this] {
-    return std::all_of(peers_.begin(), peers_.end(), [this](const auto& peer) {
-      return peer->rank == rank_ || peer->left || peer->goodbye_seen;
-    });
-  };
-  idle_.Reset();
-  while (!all_done() && absl::Now() < deadline) {
-    const bool moved = Turn();
-    news_.clear();  // nobody listens any more
-    if (moved || failures_pending_) {
-      idle_.Reset();
-    } else if (!idle_.Again()) {
-      Wait(deadline - absl::Now());
-    }
-  }
-  const absl::Time last = std::min(deadline, absl::Now() + kEndpointCloseTime);
-  do {  // the answers to goodbyes leave
-    Turn();
-    news_.clear();
-  } while (ops_under_way_ > 0 && all_done() && absl::Now() < last);
-  for (auto& peer : peers_) CloseEndpoint(*peer);
 }
 
 UcxTransportImpl::SendOp* UcxTransportImpl::NewSendOp() {
@@ -543,8 +301,6 @@ void UcxTransportImpl::FreeSendOp(SendOp* op) {
   free_send_ops_.push_back(op);
   --ops_under_way_;
 }
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<UcxTransport>> UcxTransport::Create(const UcxProfile& profile) {
   ASSIGN_OR_RETURN(std::unique_ptr<UcxWorker> worker, UcxWorker::Create(profile));

@@ -106,16 +106,17 @@ absl::Status RunRank(const GenerateOptions& options, const std::string& version,
   for (const messages::Hello& h : hellos) settings.kv_blocks.push_back(h.kv_blocks());
   settings.process = hello.start_time_us() ^ (hello.pid() << 40);
 
-  ASSIGN_OR_RETURN(const std::unique_ptr<Transport> transport,
+  ASSIGN_OR_RETURN(const Fabric fabric,
                    MakeUcxTransport(bootstrap, {.profile = options.worker.ucx_profile,
                                                 .deadline = options.worker.start_timeout}));
+  Transport* const transport = fabric.transport.get();
   if (options.worker.verbose && place.rank == 0)
     fprintf(stderr, "transport: %s\n", transport->Describe().c_str());
   const MonotonicClock clock;
   Job job(RouterInstances(settings), &clock, {.recovery_wait = options.worker.recovery_wait});
   ASSIGN_OR_RETURN(const std::unique_ptr<Worker> worker,
-                   Worker::Create(settings, loaded.model.get(), loaded.tokenizer.get(), transport.get(),
-                                  &clock, place.rank == 0 ? &job : nullptr));
+                   Worker::Create(settings, loaded.model.get(), loaded.tokenizer.get(), transport, &clock,
+                                  place.rank == 0 ? &job : nullptr));
   if (options.worker.verbose && place.rank == 0 && settings.engine.prefix_cache)
     fprintf(stderr, "shared prefixes: %s\n", worker->sharing().ToString().c_str());
   *others_know = true;  // from here on a failure is announced

@@ -339,12 +339,6 @@ void ClusterSim::OnDown(int at, int peer) {
   }
   Process* process = processes_[static_cast<size_t>(at)].get();
   if (process == nullptr) return;
-  if (peer == 0) {  // a worker that loses gManager ends; its launcher starts another one
-    EndProcess(at);
-    events_.After(random_.Between(absl::Milliseconds(100), absl::Seconds(2)),
-                  [this, at] { StartProcess(at); });
-    return;
-  }
   ForProcess(at, process->number, [this, peer](Process& p) {
     p.down.push_back(peer);
     p.machine->OnPeerDown(peer);

@@ -265,11 +265,15 @@ void Worker::OnPeerDown(int peer, const absl::Status& why) {
   // Who was told to leave goes, in any order; this worker's own Leave may still be on its way.
   if (leaving_.load() || (why.ok() && reported_.load())) return;
   const absl::string_view reason = why.ok() ? "it left before the job was done" : why.message();
-  if (peer == 0) return Fail(absl::UnavailableError(absl::StrCat("rank 0 is lost: ", reason)));
+  // A connection that broke is made again, or rank 0's silence tells.
+  if (peer == 0 && !absl::IsUnavailable(why))
+    return Fail(absl::UnavailableError(absl::StrCat("rank 0 is lost: ", reason)));
   lost_someone_.store(true);
   step_inbox_.Put(peer, std::nullopt);
   if (gmanager_ != nullptr) manager_inbox_.Put(peer, std::nullopt);
 }
+
+void Worker::OnPeerUp(int peer) { client_->OnPeerUp(peer); }
 
 // ---------------------------------------------------------------- step thread
 

@@ -95,6 +95,7 @@ class Worker final : public TransportHandler {
 
   void OnMessage(int from, Message message) override;
   void OnPeerDown(int peer, const absl::Status& why) override;
+  void OnPeerUp(int peer) override;
 
   // After Join, for tests.
   absl::Status CheckInvariants() const;

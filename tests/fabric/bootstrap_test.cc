@@ -240,7 +240,7 @@ TEST(MakeLayout, CountsTheRanksOfEachHost) {
 TEST(MakeTransport, AJobOfOneRankNeedsNoNetwork) {
   const auto transport = MakeUcxTransport(*MakeSingleBootstrap(), {});
   ASSERT_TRUE(transport.ok()) << transport.status();
-  EXPECT_THAT((*transport)->Describe(), HasSubstr("loopback"));
+  EXPECT_THAT(transport->transport->Describe(), HasSubstr("loopback"));
 }
 
 }  // namespace

@@ -134,7 +134,7 @@ TEST(MessageChunks, ABadChunkHeaderIsAnError) {
   std::string bytes(reinterpret_cast<const char*>(&good), sizeof(good));
   EXPECT_TRUE(ReadChunkHeader(bytes).ok());
   EXPECT_FALSE(ReadChunkHeader(bytes.substr(1)).ok());
-  bytes[24] = 5;
+  bytes[24] = kChunkKindCount;
   EXPECT_FALSE(ReadChunkHeader(bytes).ok());
   bytes[24] = 0;
   bytes[25] = 4;

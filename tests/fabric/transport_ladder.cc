@@ -269,7 +269,11 @@ void OnThreads(const std::vector<Transport*>& transports, absl::FunctionRef<void
 }
 
 Peer::Peer(Transport& transport, Polling polling)
-    : transport_(transport), inbox_(transport.size()), downs_(transport.size()), barriers_(transport.size()) {
+    : transport_(transport),
+      inbox_(transport.size()),
+      downs_(transport.size()),
+      ups_(transport.size()),
+      barriers_(transport.size()) {
   if (polling == Polling::kThread) StartPolling();
 }
 
@@ -293,6 +297,11 @@ void Peer::StopPolling() {
 size_t Peer::waiting(int from) const {
   std::lock_guard lock(mutex_);
   return inbox_[from].size();
+}
+
+int Peer::ups(int peer) const {
+  std::lock_guard lock(mutex_);
+  return ups_[peer];
 }
 
 std::vector<absl::Status> Peer::downs(int peer) const {
@@ -358,6 +367,12 @@ void Peer::OnMessage(int from, Message message) {
   } else {
     inbox_[from].push_back(std::move(message));
   }
+  changed_.notify_all();
+}
+
+void Peer::OnPeerUp(int peer) {
+  std::lock_guard lock(mutex_);
+  ++ups_[peer];
   changed_.notify_all();
 }
 

@@ -31,6 +31,7 @@ class Peer final : public TransportHandler {
   size_t waiting(int from) const;
   // OnPeerDown calls for a peer, in order.
   std::vector<absl::Status> downs(int peer) const;
+  int ups(int peer) const;  // OnPeerUp calls
 
   void MustSend(int to, Channel channel, std::string header, std::string payload);
   // False, and the test has failed, when done() does not become true in time.
@@ -47,6 +48,7 @@ class Peer final : public TransportHandler {
 
   void OnMessage(int from, Message message) override;
   void OnPeerDown(int peer, const absl::Status& why) override;
+  void OnPeerUp(int peer) override;
 
  private:
   Transport& transport_;
@@ -58,6 +60,7 @@ class Peer final : public TransportHandler {
   std::condition_variable_any changed_;
   std::vector<std::deque<Message>> inbox_;
   std::vector<std::vector<absl::Status>> downs_;
+  std::vector<int> ups_;
   std::vector<int> barriers_;  // how many barrier messages came, by sender
 };
 

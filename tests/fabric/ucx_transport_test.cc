@@ -3,11 +3,15 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
 
+#include <filesystem>
 #include <map>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "fabric/ucx/job_address.h"
+#include "fabric/ucx/link.h"
 #include "tests/fabric/transport_ladder.h"
 
 namespace lombard {
@@ -111,6 +115,147 @@ TEST_P(UcxFaults, CloseTowardsAPeerThatDoesNotReadKeepsItsDeadline) {
   const absl::Time start = absl::Now();
   transports[0]->Close(absl::Milliseconds(300));
   EXPECT_LT(absl::Now() - start, absl::Seconds(3));
+}
+
+// All tcp connections of this process, as a network that resets them would.
+void ResetConnections() {
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    const int fd = std::atoi(entry.path().filename().c_str());
+    sockaddr_storage address;
+    socklen_t length = sizeof(address);
+    if (getpeername(fd, reinterpret_cast<sockaddr*>(&address), &length) == 0) shutdown(fd, SHUT_RDWR);
+  }
+}
+
+TEST(UcxReconnect, ABrokenConnectionIsMadeAgain) {
+  const auto transports = MakeConnected(MakeProfile(kVariants[1]), 3);
+  ASSERT_EQ(transports.size(), 3u);
+  std::vector<std::unique_ptr<Peer>> peers;
+  for (const auto& transport : transports) peers.push_back(std::make_unique<Peer>(*transport));
+  const auto exchange = [&](const std::string& what) {
+    for (auto& from : peers) {
+      for (int to = 0; to < 3; ++to) {
+        if (to == from->rank()) continue;
+        bool sent = false;  // a break may be noticed only now
+        from->WaitUntil([&] {
+          sent = sent || from->transport().Send(to, {Channel::kKv, what, std::string(300000, 'k')}).ok();
+          const size_t waiting = peers[to]->waiting(from->rank());
+          if (waiting == 0) return false;
+          for (const Message& m : peers[to]->Take(from->rank(), waiting)) {
+            EXPECT_EQ(m.payload.size(), 300000u);
+            if (m.header == what) return true;
+          }
+          sent = false;
+          return false;
+        });
+      }
+    }
+  };
+  exchange("before");
+  for (int round = 0; round < 6; ++round) {
+    SCOPED_TRACE(round);
+    const int ups = peers[0]->ups(1), downs = static_cast<int>(peers[0]->downs(1).size());
+    // Some rounds break it in the middle of traffic.
+    for (int i = 0; i < 8 * (round % 2); ++i)
+      peers[1]->transport().Send(0, {Channel::kKv, "lost perhaps", std::string(300000, 'k')}).IgnoreError();
+    ResetConnections();
+    peers[0]->WaitUntil(
+        [&] { return peers[0]->ups(1) > ups && static_cast<int>(peers[0]->downs(1).size()) > downs; });
+    exchange(absl::StrCat("round ", round));
+    if (testing::Test::HasFailure()) break;
+  }
+  for (const auto& peer : peers) {
+    for (int other = 0; other < 3; ++other) {
+      const auto downs = peer->downs(other);
+      EXPECT_GE(static_cast<int>(downs.size()), peer->ups(other));
+      for (const absl::Status& why : downs) EXPECT_EQ(why.code(), absl::StatusCode::kUnavailable) << why;
+    }
+  }
+}
+
+TEST(UcxReconnect, AProcessThatJoinsTakesAPlaceAndTheOneBeforeItIsNotHeard) {
+  const UcxProfile profile = MakeProfile(kVariants[1]);
+  std::vector<std::unique_ptr<UcxTransport>> transports;
+  std::vector<std::string> addresses;
+  for (int i = 0; i < 4; ++i) {
+    auto transport = UcxTransport::Create(profile);
+    ASSERT_TRUE(transport.ok()) << transport.status();
+    transports.push_back(*std::move(transport));
+    addresses.push_back(transports[i]->address());
+  }
+  // Two start; two join one after the other, both as rank 2 of at most 3.
+  const std::vector<std::string> first = {addresses[0], addresses[1]};
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(transports[i]->Connect(i, first, 3).ok());
+  EXPECT_EQ(transports[0]->Send(2, {}).code(), absl::StatusCode::kUnavailable);
+  Peer zero(*transports[0]), one(*transports[1]);
+  FabricPlace place{.rank = 2,
+                    .size_max = 3,
+                    .generation = 2,
+                    .job = JobFingerprint(first),
+                    .members = {{0, kFirstGeneration, addresses[0]}, {1, kFirstGeneration, addresses[1]}}};
+  ASSERT_TRUE(transports[2]->Join(place).ok());
+  Peer joined(*transports[2]);
+  ASSERT_TRUE(joined.WaitUntil([&] { return joined.ups(0) == 1 && joined.ups(1) == 1; }));
+  joined.MustSend(0, Channel::kControl, "first", "");
+  EXPECT_EQ(zero.Take(2, 1)[0].header, "first");
+  ASSERT_TRUE(one.WaitUntil([&] { return one.ups(2) == 1; }));
+  one.MustSend(2, Channel::kControl, "hello", "");
+  EXPECT_EQ(joined.Take(1, 1)[0].header, "hello");
+
+  place.generation = 3;
+  ASSERT_TRUE(transports[3]->Join(place).ok());
+  Peer later(*transports[3]);
+  ASSERT_TRUE(later.WaitUntil([&] { return later.ups(0) == 1 && later.ups(1) == 1; }));
+  later.MustSend(0, Channel::kControl, "second", "");
+  EXPECT_EQ(zero.Take(2, 1)[0].header, "second");
+  EXPECT_EQ(zero.downs(2).size(), 1u);
+  EXPECT_EQ(zero.ups(2), 2);
+  // What the one before it says now is not heard.
+  joined.MustSend(0, Channel::kControl, "ghost", "");
+  absl::SleepFor(absl::Milliseconds(50));
+  later.MustSend(0, Channel::kControl, "third", "");
+  EXPECT_EQ(zero.Take(2, 1)[0].header, "third");
+}
+
+TEST(Link, ProposalsMeetYieldAndGrowOld) {
+  using Answer = Link::Answer;
+  const absl::Time now = absl::UnixEpoch();
+  const auto due = [](const Link& link) { return link.next_attempt(); };
+  Link a, b;
+  a.Start(1), b.Start(1);
+  a.Broke(now), b.Broke(now);
+  ASSERT_TRUE(a.Attempt(due(a)) && b.Attempt(due(b)));
+  EXPECT_EQ(a.connection(), b.connection());
+  EXPECT_EQ(a.OnConnect(1, b.connection()), Answer::kMeet);
+  EXPECT_EQ(a.OnConnect(1, b.connection()), Answer::kAgain);
+  EXPECT_TRUE(b.Hears(a.connection())) << "what it says confirms it";
+  EXPECT_TRUE(b.up());
+  EXPECT_FALSE(b.Hears(0)) << "of the first connection";
+  // One side alone sees a break, again and again: the other follows, whatever was in between.
+  for (int i = 0; i < 3; ++i) {
+    a.Broke(now);
+    EXPECT_EQ(a.OnConnect(1, a.connection()), Answer::kNothing) << "an old proposal";
+    ASSERT_TRUE(a.Attempt(due(a)));
+    EXPECT_FALSE(a.Attempt(due(a))) << "nobody answered in time";
+    ASSERT_TRUE(a.Attempt(due(a)));
+    EXPECT_EQ(b.OnConnect(1, a.connection()), Answer::kAccept);
+    EXPECT_EQ(a.connection(), b.connection());
+    EXPECT_TRUE(a.Hears(b.connection()));
+  }
+  // Backoff grows to its limit.
+  absl::Duration last;
+  for (int i = 0; i < 12; ++i) {
+    a.Broke(now);
+    last = due(a) - now;
+  }
+  EXPECT_EQ(last, Link::kBackoffMax);
+  // Another process takes the place, and the one before is not heard.
+  EXPECT_EQ(b.OnConnect(2, 1), Answer::kAccept);
+  EXPECT_EQ(b.OnConnect(1, 99), Answer::kNothing);
+  b.Ended();
+  EXPECT_EQ(b.OnConnect(2, 2), Answer::kNothing);
+  EXPECT_EQ(due(b), absl::InfiniteFuture());
+  EXPECT_EQ(b.OnConnect(3, 1), Answer::kAccept);
 }
 
 TEST(UcxTransport, RefusesToConnectRanksOfDifferentProfiles) {
