@@ -8,13 +8,17 @@ endif()
 # Flags that every target of ours carries; an interface library, so nothing is set directory-wide.
 add_library(lombard_flags INTERFACE)
 target_include_directories(lombard_flags INTERFACE ${PROJECT_SOURCE_DIR})
-target_compile_options(lombard_flags INTERFACE -Wall -Wextra -Wno-sign-compare -Wno-missing-field-initializers)
+set(lombard_warnings -Wall -Wextra -Wno-sign-compare -Wno-missing-field-initializers)
+target_compile_options(lombard_flags INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:${lombard_warnings}>")
 if(LOMBARD_WERROR)
   # g++ 12 sees overlaps and uninitialized members inside std::string and std::variant that are not there (GCC PR 105651).
-  target_compile_options(lombard_flags INTERFACE -Werror -Wno-error=restrict -Wno-error=maybe-uninitialized)
+  target_compile_options(lombard_flags INTERFACE
+    "$<$<COMPILE_LANGUAGE:CXX>:-Werror;-Wno-error=restrict;-Wno-error=maybe-uninitialized>"
+    $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings>)
 endif()
 if(LOMBARD_SANITIZE)
-  target_compile_options(lombard_flags INTERFACE -fsanitize=${LOMBARD_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_compile_options(lombard_flags INTERFACE
+    "$<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${LOMBARD_SANITIZE};-fno-omit-frame-pointer;-fno-sanitize-recover=all>")
   target_link_options(lombard_flags INTERFACE -fsanitize=${LOMBARD_SANITIZE})
 endif()
 target_link_libraries(lombard_flags INTERFACE Threads::Threads)
@@ -26,6 +30,52 @@ function(lombard_library)
   add_library(lombard_${arg_NAME} STATIC ${arg_SOURCES})
   add_library(lombard::${arg_NAME} ALIAS lombard_${arg_NAME})
   target_link_libraries(lombard_${arg_NAME} PUBLIC lombard_flags ${arg_DEPS})
+endfunction()
+
+# lombard_gpu_library(NAME gpu_kernels SOURCES a.cc b.cu DEPS base GPU_DEPS device): two libraries of the same sources,
+#   lombard::gpu_kernels           for GPUs, .cu by nvcc; made when LOMBARD_HAS_CUDA, or always with WITHOUT_CUDA (then no .cu)
+#   lombard::gpu_kernels_emulated  for tests, .cu as plain C++ on the emulated device (docs/gpu.md); made with the tests
+# GPU_DEPS are libraries of this kind: each flavour links theirs. REAL_SOURCES are those of the first alone.
+function(lombard_gpu_library)
+  cmake_parse_arguments(arg "WITHOUT_CUDA" "NAME" "SOURCES;REAL_SOURCES;DEPS;GPU_DEPS" ${ARGN})
+  set(real_deps ${arg_GPU_DEPS})
+  list(TRANSFORM real_deps PREPEND lombard::)
+  if(LOMBARD_HAS_CUDA OR arg_WITHOUT_CUDA)
+    lombard_library(NAME ${arg_NAME} SOURCES ${arg_SOURCES} ${arg_REAL_SOURCES} DEPS ${arg_DEPS} ${real_deps})
+    if(LOMBARD_HAS_CUDA)
+      target_link_libraries(lombard_${arg_NAME} PUBLIC CUDA::cudart_static)
+      add_dependencies(cuda_kernels lombard_${arg_NAME})
+    endif()
+  endif()
+  if(LOMBARD_TESTS)
+    set(sources)
+    foreach(source IN LISTS arg_SOURCES)
+      if(source MATCHES "[.]cu$")
+        # A file has one language per folder; the emulated flavour compiles another that includes it.
+        file(CONFIGURE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/emulated/${source}.cc
+          CONTENT "#include \"${CMAKE_CURRENT_SOURCE_DIR}/${source}\"\n")
+        set(source ${CMAKE_CURRENT_BINARY_DIR}/emulated/${source}.cc)
+      endif()
+      list(APPEND sources ${source})
+    endforeach()
+    set(emulated_deps ${real_deps})
+    list(TRANSFORM emulated_deps APPEND _emulated)
+    lombard_library(NAME ${arg_NAME}_emulated SOURCES ${sources} DEPS ${arg_DEPS} ${emulated_deps} lombard::emulation)
+  endif()
+endfunction()
+
+# lombard_gpu_test(NAME x_test SOURCES ... DEPS ... GPU_DEPS ...): x_test_emulated, and with CUDA x_test, which is skipped where no
+# GPU is; otherwise as lombard_test.
+function(lombard_gpu_test)
+  cmake_parse_arguments(arg "" "NAME;TIMEOUT" "SOURCES;DEPS;GPU_DEPS;LABELS" ${ARGN})
+  set(deps ${arg_GPU_DEPS})
+  list(TRANSFORM deps PREPEND lombard::)
+  if(LOMBARD_HAS_CUDA)
+    lombard_test(NAME ${arg_NAME} SOURCES ${arg_SOURCES} DEPS ${deps} ${arg_DEPS} TIMEOUT "${arg_TIMEOUT}" LABELS gpu ${arg_LABELS})
+  endif()
+  list(TRANSFORM deps APPEND _emulated)
+  lombard_test(NAME ${arg_NAME}_emulated SOURCES ${arg_SOURCES} DEPS ${deps} ${arg_DEPS}
+    TIMEOUT "${arg_TIMEOUT}" LABELS ${arg_LABELS})
 endfunction()
 
 # lombard_test(NAME kv_pool_test SOURCES kv_pool_test.cc DEPS lombard::kvpool [TIMEOUT 60] [LABELS x])

@@ -1,0 +1,106 @@
+#include "base/device/gpu_stream.h"
+
+#include <cstdio>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/device/device_api.h"
+#include "base/device/gpu_status.h"
+#include "base/status.h"
+#include "base/units.h"
+
+namespace lombard {
+namespace {
+
+std::string OnGpu(int device) { return absl::StrCat("GPU ", device); }
+
+// Destructors cannot return a Status.
+void Report(const GpuError& error) {
+  if (!error.ok()) std::fprintf(stderr, "%s\n", std::string(ToStatus(error).message()).c_str());
+}
+
+}  // namespace
+
+absl::StatusOr<GpuEvent> GpuEvent::Create(int device, bool timing) {
+  GpuEvent event;
+  event.device_ = device;
+  RETURN_IF_ERROR(ToStatus(device_api::CreateEvent(device, timing, &event.handle_), OnGpu(device)));
+  return event;
+}
+
+GpuEvent::~GpuEvent() {
+  if (handle_ != nullptr) Report(device_api::DestroyEvent(device_, handle_));
+}
+
+GpuEvent& GpuEvent::operator=(GpuEvent&& other) noexcept {
+  std::swap(handle_, other.handle_);
+  std::swap(device_, other.device_);
+  return *this;
+}
+
+absl::Status GpuEvent::Synchronize() {
+  return ToStatus(device_api::SynchronizeEvent(device_, handle_), OnGpu(device_));
+}
+
+absl::StatusOr<bool> GpuEvent::IsDone() {
+  bool done = false;
+  RETURN_IF_ERROR(ToStatus(device_api::EventIsDone(device_, handle_, &done), OnGpu(device_)));
+  return done;
+}
+
+absl::StatusOr<float> ElapsedMs(const GpuEvent& start, const GpuEvent& end) {
+  float milliseconds = 0;
+  RETURN_IF_ERROR(ToStatus(device_api::ElapsedMs(start.device_, start.handle_, end.handle_, &milliseconds),
+                           OnGpu(start.device_)));
+  return milliseconds;
+}
+
+absl::StatusOr<GpuStream> GpuStream::Create(int device, int priority) {
+  GpuStream stream;
+  stream.ref_.device = device;
+  RETURN_IF_ERROR(ToStatus(device_api::CreateStream(device, priority, &stream.ref_.handle), OnGpu(device)));
+  return stream;
+}
+
+GpuStream::~GpuStream() {
+  if (ref_.handle == nullptr) return;
+  Report(device_api::Synchronize(ref_));
+  Report(device_api::DestroyStream(ref_));
+}
+
+GpuStream& GpuStream::operator=(GpuStream&& other) noexcept {
+  std::swap(ref_, other.ref_);
+  return *this;
+}
+
+absl::Status GpuStream::Copy(void* dst, const void* src, uint64_t bytes) {
+  if (bytes == 0) return absl::OkStatus();
+  const GpuError error = device_api::Copy(dst, src, bytes, ref_);
+  return error.ok() ? absl::OkStatus() : ToStatus(error, absl::StrCat(bytes, " B, ", OnGpu(ref_.device)));
+}
+
+absl::Status GpuStream::Fill(void* memory, uint8_t byte, uint64_t bytes) {
+  if (bytes == 0) return absl::OkStatus();
+  const GpuError error = device_api::Fill(memory, byte, bytes, ref_);
+  return error.ok() ? absl::OkStatus() : ToStatus(error, absl::StrCat(bytes, " B, ", OnGpu(ref_.device)));
+}
+
+absl::Status GpuStream::Record(GpuEvent& event) {
+  CHECK_EQ(event.device_, ref_.device);
+  return ToStatus(device_api::Record(event.handle_, ref_), OnGpu(ref_.device));
+}
+
+absl::Status GpuStream::Wait(GpuEvent& event) {
+  return ToStatus(device_api::Wait(ref_, event.handle_), OnGpu(ref_.device));
+}
+
+absl::Status GpuStream::Synchronize() { return ToStatus(device_api::Synchronize(ref_), OnGpu(ref_.device)); }
+
+absl::StatusOr<bool> GpuStream::IsDone() {
+  bool done = false;
+  RETURN_IF_ERROR(ToStatus(device_api::StreamIsDone(ref_, &done), OnGpu(ref_.device)));
+  return done;
+}
+
+}  // namespace lombard

@@ -1,0 +1,32 @@
+# LOMBARD_CUDA=AUTO|ON|OFF decides LOMBARD_HAS_CUDA: whether kernels are compiled for GPUs. OFF builds everything else,
+# the kernels' emulation included (docs/gpu.md).
+set_property(CACHE LOMBARD_CUDA PROPERTY STRINGS AUTO ON OFF)
+set(LOMBARD_HAS_CUDA OFF)
+if(NOT LOMBARD_CUDA STREQUAL "OFF")
+  find_program(LOMBARD_NVCC nvcc HINTS ENV CUDA_PATH PATH_SUFFIXES bin PATHS /usr/local/cuda/bin)
+  if(LOMBARD_NVCC)
+    set(LOMBARD_HAS_CUDA ON)
+  elseif(LOMBARD_CUDA STREQUAL "AUTO")
+    message(STATUS "CUDA: no nvcc; built without kernels for GPUs")
+  else()
+    message(FATAL_ERROR "LOMBARD_CUDA=${LOMBARD_CUDA}, but there is no nvcc: install the CUDA toolkit, put nvcc on PATH, or use AUTO")
+  endif()
+endif()
+if(LOMBARD_HAS_CUDA)
+  # Machine code for A100 and for H100 / H200; PTX that the driver of a later chip compiles. Each costs compile time, so they are few.
+  set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 90-virtual CACHE STRING "GPU architectures")
+  set(CMAKE_CUDA_COMPILER ${LOMBARD_NVCC})
+  if(CMAKE_CXX_COMPILER_LAUNCHER AND NOT DEFINED CMAKE_CUDA_COMPILER_LAUNCHER)
+    set(CMAKE_CUDA_COMPILER_LAUNCHER ${CMAKE_CXX_COMPILER_LAUNCHER})
+  endif()
+  enable_language(CUDA)
+  set(CMAKE_CUDA_STANDARD 20)
+  set(CMAKE_CUDA_EXTENSIONS OFF)
+  if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know it
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+  endif()
+  find_package(CUDAToolkit REQUIRED)
+  add_custom_target(cuda_kernels)  # all that nvcc compiles
+  message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER} ${CMAKE_CUDA_COMPILER_VERSION}, for ${CMAKE_CUDA_ARCHITECTURES}")
+endif()
