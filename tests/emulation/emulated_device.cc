@@ -1,0 +1,348 @@
+// base/device's functions on a device that is this process's memory. Streams keep what is put into them and
+// run it at once or as late as allowed, as the seed says, so that a missing Synchronize, Wait or Record
+// shows.
+#include "tests/emulation/emulated_device.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <numeric>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/device/device_api.h"
+#include "tests/emulation/cuda_emulation.h"
+
+namespace lombard::emulation {
+namespace {
+
+// cudaError_t; the numbers are part of CUDA's interface.
+constexpr int kInvalidValue = 1, kMemoryAllocation = 2, kInvalidConfiguration = 9, kIllegalAddress = 700;
+constexpr int kFault = -1;  // ours: found by the emulation
+
+constexpr uint32_t kSharedBytesMax = 163 << 10;  // of sm_80: what every chip that we build for has
+constexpr int kDevices = 1;
+
+struct Operation {
+  const char* call;
+  std::function<int()> run;  // answers cudaError_t
+};
+
+struct Stream {
+  std::deque<Operation> queue;
+  uint64_t put = 0, done = 0;  // operations ever
+  int error = 0;               // of an operation that ran; stays
+};
+
+struct Event {
+  std::shared_ptr<Stream> stream;  // null before the first Record
+  uint64_t position = 0;           // passed when stream->done reaches it
+};
+
+struct FreeDeleter {
+  void operator()(void* p) const { std::free(p); }
+};
+struct Memory {
+  uint64_t bytes;
+  std::unique_ptr<void, FreeDeleter> owner;
+};
+
+// One device and all its state; test support, so it may be one per process.
+struct Device {
+  std::recursive_mutex mutex;
+  uint64_t seed = 0, drawn = 0, memory_bytes = uint64_t{1} << 30, allocated = 0;
+  std::map<const char*, Memory> memory, pinned;
+  std::vector<std::shared_ptr<Stream>> streams;
+  std::string fault;  // the text of kFault
+
+  uint64_t Draw() {
+    std::seed_seq sequence{seed, seed >> 32, drawn++};
+    uint32_t words[2];
+    sequence.generate(words, words + 2);
+    return uint64_t{words[0]} << 32 | words[1];
+  }
+};
+
+Device& TheDevice() {
+  static Device device;
+  return device;
+}
+
+const std::shared_ptr<Stream>& StreamOf(GpuStreamRef stream) {
+  return *static_cast<std::shared_ptr<Stream>*>(stream.handle);
+}
+
+// Runs operations until `position` are done or one fails.
+void RunUntil(Stream& stream, uint64_t position) {
+  while (stream.done < position && stream.error == 0 && !stream.queue.empty()) {
+    Operation operation = std::move(stream.queue.front());
+    stream.queue.pop_front();
+    stream.error = operation.run();
+    ++stream.done;
+  }
+}
+
+int Put(GpuStreamRef ref, const char* call, std::function<int()> run) {
+  Device& device = TheDevice();
+  std::lock_guard lock(device.mutex);
+  Stream& stream = *StreamOf(ref);
+  if (stream.error != 0) return stream.error;
+  stream.queue.push_back({call, std::move(run)});
+  ++stream.put;
+  if (device.Draw() % 2 == 0) RunUntil(stream, stream.put);
+  return 0;
+}
+
+bool Within(const std::map<const char*, Memory>& all, const void* p, uint64_t bytes) {
+  const char* const at = static_cast<const char*>(p);
+  auto next = all.upper_bound(at);
+  if (next == all.begin()) return false;
+  --next;
+  return at + bytes <= next->first + next->second.bytes;
+}
+
+int RunGrid(const char* name, dim3 grid, dim3 block, uint32_t shared_bytes, uint64_t seed,
+            const std::function<void()>& body) {
+  std::mt19937_64 random(seed);
+  const uint64_t count = uint64_t{grid.x} * grid.y * grid.z;
+  std::vector<uint64_t> order(count);
+  std::iota(order.begin(), order.end(), 0);
+  std::shuffle(order.begin(), order.end(), random);
+  BlockRunner runner(name, grid, block, shared_bytes);
+  for (const uint64_t i : order) {
+    const uint3 index = {static_cast<unsigned>(i % grid.x), static_cast<unsigned>(i / grid.x % grid.y),
+                         static_cast<unsigned>(i / grid.x / grid.y)};
+    std::string fault = runner.Run(index, random(), body);
+    if (fault.empty()) continue;
+    absl::StrAppend(&fault, " (emulation seed ", TheDevice().seed, ")");
+    TheDevice().fault = fault;
+    return kFault;
+  }
+  return 0;
+}
+
+}  // namespace
+
+ScopedSeed::ScopedSeed(uint64_t seed) {
+  std::lock_guard lock(TheDevice().mutex);
+  before_ = std::exchange(TheDevice().seed, seed);
+  TheDevice().drawn = 0;
+}
+ScopedSeed::~ScopedSeed() {
+  std::lock_guard lock(TheDevice().mutex);
+  TheDevice().seed = before_;
+}
+
+void SetMemoryBytes(uint64_t bytes) {
+  std::lock_guard lock(TheDevice().mutex);
+  TheDevice().memory_bytes = bytes;
+}
+
+int Enqueue(GpuStreamRef stream, const char* name, dim3 grid, dim3 block, uint32_t shared_bytes,
+            std::function<void()> body) {
+  const uint64_t threads = uint64_t{block.x} * block.y * block.z;
+  if (threads == 0 || threads > 1024 || block.z > 64 || grid.x > 0x7fffffffu || grid.y > 65535 ||
+      grid.z > 65535) {
+    return kInvalidConfiguration;
+  }
+  if (shared_bytes > kSharedBytesMax) return kInvalidValue;
+  std::lock_guard lock(TheDevice().mutex);
+  const uint64_t seed = TheDevice().Draw();
+  return Put(stream, name,
+             [=, body = std::move(body)] { return RunGrid(name, grid, block, shared_bytes, seed, body); });
+}
+
+}  // namespace lombard::emulation
+
+namespace lombard::device_api {
+
+using namespace lombard::emulation;  // NOLINT: the other half of the same thing
+
+Devices FindDevices() { return {Presence::kPresent, kDevices, 0, 13000, 13000}; }
+
+GpuError Describe(int device, GpuInfo* info) {
+  *info = {device, "emulated", 8, 0, TheDevice().memory_bytes, 4, kSharedBytesMax, 1 << 20, "emulated"};
+  return {};
+}
+
+GpuError MemoryInfo(int, uint64_t* free_bytes, uint64_t* total_bytes) {
+  std::lock_guard lock(TheDevice().mutex);
+  const Device& device = TheDevice();
+  *total_bytes = device.memory_bytes;
+  *free_bytes = device.memory_bytes - std::min(device.memory_bytes, device.allocated);
+  return {};
+}
+
+std::string ErrorText(int code) {
+  switch (code) {
+    case kInvalidValue:
+      return "invalid argument";
+    case kMemoryAllocation:
+      return "out of memory";
+    case kInvalidConfiguration:
+      return "invalid configuration argument";
+    case kIllegalAddress:
+      return "not device memory, nor pinned";
+    case kFault: {
+      std::lock_guard lock(TheDevice().mutex);
+      return TheDevice().fault;
+    }
+  }
+  return absl::StrCat("error ", code);
+}
+
+namespace {
+
+Memory NewMemory(uint64_t bytes, void** memory) {
+  CHECK_EQ(posix_memalign(memory, 256, bytes), 0);  // aligned as the device's; the sanitizer knows the end
+  std::memset(*memory, 0xff, bytes);
+  return {bytes, std::unique_ptr<void, FreeDeleter>(*memory)};
+}
+
+// As cudaFree does.
+void RunAll() {
+  for (const auto& stream : TheDevice().streams) RunUntil(*stream, stream->put);
+}
+
+}  // namespace
+
+GpuError Allocate(int, uint64_t bytes, void** memory) {
+  Device& device = TheDevice();
+  std::lock_guard lock(device.mutex);
+  if (bytes > device.memory_bytes || device.allocated > device.memory_bytes - bytes)
+    return {kMemoryAllocation, "cudaMalloc"};
+  Memory made = NewMemory(bytes, memory);
+  device.allocated += bytes;
+  device.memory.emplace(static_cast<const char*>(*memory), std::move(made));
+  return {};
+}
+GpuError Free(int, void* memory) {
+  Device& device = TheDevice();
+  std::lock_guard lock(device.mutex);
+  RunAll();
+  const auto found = device.memory.find(static_cast<const char*>(memory));
+  if (found == device.memory.end()) return {kInvalidValue, "cudaFree"};
+  device.allocated -= found->second.bytes;
+  device.memory.erase(found);
+  return {};
+}
+GpuError AllocatePinned(int, uint64_t bytes, void** memory) {
+  std::lock_guard lock(TheDevice().mutex);
+  Memory made = NewMemory(bytes, memory);
+  TheDevice().pinned.emplace(static_cast<const char*>(*memory), std::move(made));
+  return {};
+}
+GpuError FreePinned(int, void* memory) {
+  std::lock_guard lock(TheDevice().mutex);
+  RunAll();
+  return {TheDevice().pinned.erase(static_cast<const char*>(memory)) == 1 ? 0 : kInvalidValue,
+          "cudaFreeHost"};
+}
+
+GpuError CreateStream(int, int, void** stream) {
+  std::lock_guard lock(TheDevice().mutex);
+  auto made = std::make_shared<Stream>();
+  TheDevice().streams.push_back(made);
+  *stream = new std::shared_ptr<Stream>(std::move(made));
+  return {};
+}
+GpuError DestroyStream(GpuStreamRef stream) {
+  std::lock_guard lock(TheDevice().mutex);
+  const std::shared_ptr<Stream> state = StreamOf(stream);
+  RunUntil(*state, state->put);
+  std::erase(TheDevice().streams, state);
+  delete static_cast<std::shared_ptr<Stream>*>(stream.handle);
+  return {};
+}
+GpuError Synchronize(GpuStreamRef stream) {
+  std::lock_guard lock(TheDevice().mutex);
+  Stream& state = *StreamOf(stream);
+  RunUntil(state, state.put);
+  return {state.error, "cudaStreamSynchronize"};
+}
+GpuError StreamIsDone(GpuStreamRef stream, bool* done) {
+  std::lock_guard lock(TheDevice().mutex);
+  Stream& state = *StreamOf(stream);
+  // Work goes on while the host asks: a poll that waits for the end must find it.
+  RunUntil(state, state.done + 1);
+  *done = state.done == state.put;
+  return {state.error, "cudaStreamQuery"};
+}
+
+GpuError CreateEvent(int, bool, void** event) {
+  *event = new Event;
+  return {};
+}
+GpuError DestroyEvent(int, void* event) {
+  delete static_cast<Event*>(event);
+  return {};
+}
+GpuError Record(void* event, GpuStreamRef stream) {
+  std::lock_guard lock(TheDevice().mutex);
+  Event& state = *static_cast<Event*>(event);
+  state.stream = StreamOf(stream);
+  state.position = state.stream->put;
+  return {state.stream->error, "cudaEventRecord"};
+}
+GpuError Wait(GpuStreamRef stream, void* event) {
+  std::lock_guard lock(TheDevice().mutex);
+  const Event state = *static_cast<Event*>(event);
+  if (state.stream == nullptr) return {};
+  return {Put(stream, "cudaStreamWaitEvent",
+              [state] {
+                RunUntil(*state.stream, state.position);
+                return state.stream->error;
+              }),
+          "cudaStreamWaitEvent"};
+}
+GpuError SynchronizeEvent(int, void* event) {
+  std::lock_guard lock(TheDevice().mutex);
+  const Event& state = *static_cast<Event*>(event);
+  if (state.stream == nullptr) return {};
+  RunUntil(*state.stream, state.position);
+  return {state.stream->error, "cudaEventSynchronize"};
+}
+GpuError EventIsDone(int, void* event, bool* done) {
+  std::lock_guard lock(TheDevice().mutex);
+  const Event& state = *static_cast<Event*>(event);
+  *done = true;
+  if (state.stream == nullptr) return {};
+  if (state.stream->done < state.position) RunUntil(*state.stream, state.stream->done + 1);
+  *done = state.stream->done >= state.position;
+  return {state.stream->error, "cudaEventQuery"};
+}
+GpuError ElapsedMs(int, void*, void*, float* milliseconds) {
+  *milliseconds = 0;  // no clock here
+  return {};
+}
+
+GpuError Copy(void* dst, const void* src, uint64_t bytes, GpuStreamRef stream) {
+  Device& device = TheDevice();
+  std::lock_guard lock(device.mutex);
+  for (const void* side : {static_cast<const void*>(dst), src})
+    if (!Within(device.memory, side, bytes) && !Within(device.pinned, side, bytes))
+      return {kIllegalAddress, "cudaMemcpyAsync"};
+  return {Put(stream, "cudaMemcpyAsync",
+              [=] {
+                std::memmove(dst, src, bytes);
+                return 0;
+              }),
+          "cudaMemcpyAsync"};
+}
+GpuError Fill(void* memory, uint8_t byte, uint64_t bytes, GpuStreamRef stream) {
+  std::lock_guard lock(TheDevice().mutex);
+  if (!Within(TheDevice().memory, memory, bytes)) return {kIllegalAddress, "cudaMemsetAsync"};
+  return {Put(stream, "cudaMemsetAsync",
+              [=] {
+                std::memset(memory, byte, bytes);
+                return 0;
+              }),
+          "cudaMemsetAsync"};
+}
+
+}  // namespace lombard::device_api

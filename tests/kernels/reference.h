@@ -1,0 +1,23 @@
+// The float64 references that kernels of every device are tested against.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+namespace lombard {
+
+// v / sqrt(mean v^2 + eps) * weight.
+inline std::vector<double> RmsNormReference(const std::vector<double>& v, const float* weight, float eps) {
+  double squares = 0;
+  for (const double x : v) squares += x * x;
+  const double scale = 1 / std::sqrt(squares / static_cast<double>(v.size()) + double{eps});
+  std::vector<double> y(v.size());
+  for (size_t i = 0; i < v.size(); ++i) y[i] = v[i] * scale * weight[i];
+  return y;
+}
+
+// gate / (1 + e^-gate) * up.
+inline double SwiGluReference(double gate, double up) { return gate / (1 + std::exp(-gate)) * up; }
+
+}  // namespace lombard
