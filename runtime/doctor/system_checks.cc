@@ -1,12 +1,10 @@
 // GPUs, Slurm, clocks.
-#include <dlfcn.h>
-
 #include <chrono>
 #include <cstdlib>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/units.h"
 #include "runtime/doctor/checks.h"
 
 namespace lombard::doctor {
@@ -19,28 +17,26 @@ std::string Path() {
 
 }  // namespace
 
+Finding JudgeGpus(const GpuSearch& found, bool has_tool) {
+  Finding finding{Level::kOk, "GPUs", "", ""};
+  for (const GpuInfo& gpu : found.gpus) {
+    absl::StrAppendFormat(&finding.text, "%s%d: %s, compute capability %d.%d, %s, at %s",
+                          finding.text.empty() ? "" : "; ", gpu.device, gpu.name, gpu.compute_major,
+                          gpu.compute_minor, FormatBytes(gpu.memory_bytes), gpu.pci);
+  }
+  if (found.gpus.empty()) finding.text = "none";
+  if (!found.reason.empty()) absl::StrAppend(&finding.text, "; ", found.reason);
+  absl::StrAppend(&finding.text, found.gpus.empty() ? "" : "; this version's runs leave them alone",
+                  has_tool ? "" : "; no nvidia-smi");
+  if (found.broken) {
+    finding.level = Level::kWarning;
+    finding.remedy = "check the driver with nvidia-smi; runs use the CPUs";
+  }
+  return finding;
+}
+
 void CheckGpus(Findings& findings) {
-  const bool has_tool = FindProgram("nvidia-smi", Path()).has_value();
-  const std::string tool = has_tool ? "nvidia-smi is there" : "no nvidia-smi";
-  void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-  if (driver == nullptr) {
-    findings.push_back(
-        {Level::kOk, "GPUs", absl::StrCat("none: no NVIDIA driver (libcuda.so.1), ", tool), ""});
-    return;
-  }
-  // Stays loaded: the driver does not survive dlclose well.
-  const auto init = reinterpret_cast<int (*)(unsigned)>(dlsym(driver, "cuInit"));
-  const auto count_of = reinterpret_cast<int (*)(int*)>(dlsym(driver, "cuDeviceGetCount"));
-  int count = 0, error = -1;
-  if (init != nullptr && count_of != nullptr && (error = init(0)) == 0) error = count_of(&count);
-  if (error != 0) {
-    findings.push_back({Level::kWarning, "GPUs",
-                        absl::StrFormat("libcuda.so.1 is there but fails (error %d), %s", error, tool),
-                        "check the driver with nvidia-smi; runs use the CPUs"});
-  } else {
-    findings.push_back({Level::kOk, "GPUs",
-                        absl::StrFormat("%d; this version runs on CPUs and leaves them alone", count), ""});
-  }
+  findings.push_back(JudgeGpus(FindGpus(), FindProgram("nvidia-smi", Path()).has_value()));
 }
 
 void CheckSlurm(Findings& findings) {

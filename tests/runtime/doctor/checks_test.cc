@@ -55,6 +55,20 @@ TEST(ChecksTest, RootNeedsBothVariables) {
   EXPECT_THAT(JudgeRootVariables(true, false, true), IsLevel(Level::kWarning));
 }
 
+TEST(ChecksTest, Gpus) {
+  const Finding none = JudgeGpus({{}, "no NVIDIA driver (libcuda.so.1)"}, false);
+  EXPECT_THAT(none, IsLevel(Level::kOk));
+  EXPECT_EQ(none.text, "none; no NVIDIA driver (libcuda.so.1); no nvidia-smi");
+  EXPECT_THAT(JudgeGpus({{}, "the driver fails: 999", true}, true), IsLevel(Level::kWarning));
+  GpuSearch two;
+  two.gpus = {{0, "NVIDIA H200", 9, 0, uint64_t{140} << 30, 132, 0, 0, "0000:1b:00.0"}};
+  two.reason = "GPU 1 (Tesla T4) has compute capability 7.5; 8.0 or more is needed";
+  const Finding found = JudgeGpus(two, true);
+  EXPECT_THAT(found, IsLevel(Level::kOk));
+  EXPECT_THAT(found.text,
+              HasSubstr("0: NVIDIA H200, compute capability 9.0, 140 GiB, at 0000:1b:00.0; GPU 1 (T"));
+}
+
 TEST(ChecksTest, Transports) {
   EXPECT_THAT(JudgeTransports({"self/memory0", "tcp/lo", "tcp/eth0", "posix/memory"}), IsLevel(Level::kOk));
   EXPECT_THAT(JudgeTransports({"self/memory0", "rc_mlx5/mlx5_0:1", "sysv/memory"}), IsLevel(Level::kOk));
