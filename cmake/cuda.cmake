@@ -22,11 +22,21 @@ if(LOMBARD_HAS_CUDA)
   enable_language(CUDA)
   set(CMAKE_CUDA_STANDARD 20)
   set(CMAKE_CUDA_EXTENSIONS OFF)
+  # Kernels use the same constexpr arithmetic as the host (kernels/kv_layout.h).
+  string(APPEND CMAKE_CUDA_FLAGS " --expt-relaxed-constexpr")
   if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know it
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
     set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
   endif()
   find_package(CUDAToolkit REQUIRED)
+  # Of libraries that are looked for at run time only the headers are wanted here, and only what needs them is left out without.
+  find_path(LOMBARD_CUBLAS_LT_INCLUDE cublasLt.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+  find_path(LOMBARD_NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+  foreach(library IN ITEMS CUBLAS_LT NCCL)
+    if(NOT LOMBARD_${library}_INCLUDE)
+      message(STATUS "CUDA: no headers of ${library}; built without it")
+    endif()
+  endforeach()
   add_custom_target(cuda_kernels)  # all that nvcc compiles
   message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER} ${CMAKE_CUDA_COMPILER_VERSION}, for ${CMAKE_CUDA_ARCHITECTURES}")
 endif()

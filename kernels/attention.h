@@ -5,18 +5,10 @@
 #include <cstdint>
 
 #include "absl/types/span.h"
-#include "base/dtype.h"
 #include "kernels/cpu_context.h"
+#include "kernels/kv_layout.h"
 
 namespace lombard {
-
-// One layer's K (or V) of one block: [kv_heads, block_tokens, head_dim] of `dtype`, contiguous.
-struct KvLayout {
-  DType dtype = DType::kF32;
-  int kv_heads = 0, head_dim = 0, block_tokens = 0;
-  int64_t block_elements() const { return int64_t{kv_heads} * block_tokens * head_dim; }
-  int64_t block_bytes() const { return block_elements() * static_cast<int64_t>(DTypeBytes(dtype)); }
-};
 
 // Scores s = scale * (q . k) of the keys a row may see: with p the row's position and t the key's,
 //   t <= p  and  (window == 0 or t > p - window)

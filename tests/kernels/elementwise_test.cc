@@ -6,6 +6,7 @@
 
 #include "kernels/internal/kernel_table.h"
 #include "tests/kernels/kernel_test.h"
+#include "tests/kernels/reference.h"
 
 namespace lombard {
 namespace {
@@ -103,12 +104,10 @@ TEST_P(ElementwiseTest, RmsNormAgreesWithFloat64AndWorksInPlace) {
     RmsNormArgs args{x.data(), weight.data(), y.data(), rows, dim, stride, stride, 1e-5f};
     RmsNorm(context(), args);
     for (int r = 0; r < rows; ++r) {
-      double squares = 0;
-      for (int64_t i = 0; i < dim; ++i) squares += double{x[r * stride + i]} * x[r * stride + i];
-      const double scale = 1 / std::sqrt(squares / dim + double{1e-5f});
+      const std::vector<double> row(x.begin() + r * stride, x.begin() + r * stride + dim);
+      const std::vector<double> expected = RmsNormReference(row, weight.data(), 1e-5f);
       for (int64_t i = 0; i < dim; ++i) {
-        const double expected = x[r * stride + i] * scale * weight[i];
-        ASSERT_NEAR(y[r * stride + i], expected, (dim / 8 + 8) * kEpsilon * std::abs(expected))
+        ASSERT_NEAR(y[r * stride + i], expected[i], (dim / 8 + 8) * kEpsilon * std::abs(expected[i]))
             << dim << ", " << i;
       }
       ASSERT_EQ(y[r * stride + dim], 7);
@@ -136,12 +135,10 @@ TEST_P(ElementwiseTest, RopeAgreesWithFloat64AtFarPositions) {
       for (int64_t h = 0; h < heads; ++h) {
         for (int64_t i = 0; i < half; ++i) {
           const int64_t at = r * stride + h * head_dim + i;
-          const double c = 1.25 * std::cos(positions[r] * inv_freq[i]),
-                       s = 1.25 * std::sin(positions[r] * inv_freq[i]);
+          const RotatedPair expected = RopeReference(x[at], x[at + half], positions[r] * inv_freq[i], 1.25);
           const double bound = 4 * kEpsilon * 1.25 * (std::abs(x[at]) + std::abs(x[at + half]));
-          ASSERT_NEAR(y[at], x[at] * c - x[at + half] * s, bound) << head_dim << ", row " << r << ", " << i;
-          ASSERT_NEAR(y[at + half], x[at + half] * c + x[at] * s, bound)
-              << head_dim << ", row " << r << ", " << i;
+          ASSERT_NEAR(y[at], expected.low, bound) << head_dim << ", row " << r << ", " << i;
+          ASSERT_NEAR(y[at + half], expected.high, bound) << head_dim << ", row " << r << ", " << i;
         }
       }
       for (int64_t i = heads * head_dim; i < stride; ++i) ASSERT_EQ(y[r * stride + i], x[r * stride + i]);
@@ -160,7 +157,7 @@ TEST_P(ElementwiseTest, SwiGluAgreesWithFloat64AndWorksInPlace) {
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t i = 0; i < dim; ++i) {
         const double gate = both[r * stride + i], up = both[r * stride + dim + i];
-        const double expected = gate / (1 + std::exp(-gate)) * up;
+        const double expected = SwiGluReference(gate, up);
         // exp's error, then an addition, a division and a product; results below 1e-30 may vanish.
         ASSERT_NEAR(y[r * dim + i], expected,
                     (internal::kExpRelativeError + 4 * kEpsilon) * std::abs(expected) + 1e-30)

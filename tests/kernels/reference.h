@@ -20,4 +20,13 @@ inline std::vector<double> RmsNormReference(const std::vector<double>& v, const 
 // gate / (1 + e^-gate) * up.
 inline double SwiGluReference(double gate, double up) { return gate / (1 + std::exp(-gate)) * up; }
 
+// The pair (low, high) turned by `angle`, cos and sin times factor.
+struct RotatedPair {
+  double low, high;
+};
+inline RotatedPair RopeReference(double low, double high, double angle, double factor) {
+  const double c = factor * std::cos(angle), s = factor * std::sin(angle);
+  return {low * c - high * s, high * c + low * s};
+}
+
 }  // namespace lombard

@@ -98,6 +98,19 @@ inline std::vector<float> Decode(DType dtype, const std::vector<char>& bytes) {
   return values;
 }
 
+// The pairs that kernels are compiled for (kernels/cuda/dispatch.h).
+struct TypePair {
+  DType in, out;
+  friend std::ostream& operator<<(std::ostream& stream, const TypePair& pair) {
+    return stream << DTypeName(pair.in) << " to " << DTypeName(pair.out);
+  }
+};
+constexpr TypePair kGpuTypePairs[] = {{DType::kF32, DType::kF32},
+                                      {DType::kF16, DType::kF16},
+                                      {DType::kBF16, DType::kBF16},
+                                      {DType::kF32, DType::kF16},
+                                      {DType::kF32, DType::kBF16}};
+
 // How far a value of `dtype` may be from what was rounded to it (nearest), absolutely: half a unit in the
 // last place, which in fp16 does not fall below the subnormals' one.
 inline double RoundingOf(DType dtype, double value) {
