@@ -9,6 +9,7 @@
 
 #include "kernels/internal/kernel_table.h"
 #include "tests/kernels/kernel_test.h"
+#include "tests/kernels/reference.h"
 
 namespace lombard {
 namespace {
@@ -112,49 +113,27 @@ void ExpectMatches(const Span& span, const Query& query, const Result& got) {
   for (size_t r = 0; r < query.positions.size(); ++r) {
     for (int h = 0; h < query.q_heads; ++h) {
       const size_t at = r * query.q_heads + h;
-      const int64_t p = query.positions[r];
-      std::vector<double> scores;
-      std::vector<int> seen;
-      double magnitude = 0;
-      for (int t = 0; t < span.token_count; ++t) {
-        const int64_t key = int64_t{span.first_position} + t;
-        if (key > p || (query.window != 0 && key <= p - query.window)) continue;
-        double s = 0, m = 0;
-        for (int d = 0; d < dim; ++d) {
-          const double product =
-              double{query.q[at * dim + d]} * span.Load(span.k_bytes, t, h / group, d) * query.scale;
-          s += product, m += std::abs(product);
-        }
-        scores.push_back(s), seen.push_back(t);
-        magnitude = std::max(magnitude, m);
-      }
-      if (seen.empty()) {
+      const AttentionReference expected = AttentionOverSpan(
+          &query.q[at * dim], dim, query.scale, query.positions[r], query.window, span.first_position,
+          span.token_count, [&](int t, int d) { return span.Load(span.k_bytes, t, h / group, d); },
+          [&](int t, int d) { return span.Load(span.v_bytes, t, h / group, d); });
+      if (expected.seen == 0) {
         ASSERT_EQ(got.max[at], -kInf);
         ASSERT_EQ(got.sum[at], 0);
         for (int d = 0; d < dim; ++d) ASSERT_EQ(got.acc[at * dim + d], 0);
         continue;
       }
-      const double score_error = (dim / 4 + 6) * kEpsilon * magnitude;
-      const double max = *std::max_element(scores.begin(), scores.end());
-      ASSERT_NEAR(got.max[at], max, score_error) << "max, row " << r << ", head " << h;
-      double sum = 0;
-      std::vector<double> acc(dim), acc_magnitude(dim);
-      for (size_t i = 0; i < seen.size(); ++i) {
-        const double weight = std::exp(scores[i] - max);
-        sum += weight;
-        for (int d = 0; d < dim; ++d) {
-          const double term = weight * span.Load(span.v_bytes, seen[i], h / group, d);
-          acc[d] += term, acc_magnitude[d] += std::abs(term);
-        }
-      }
+      const double score_error = (dim / 4 + 6) * kEpsilon * expected.score_magnitude;
+      ASSERT_NEAR(got.max[at], expected.max, score_error) << "max, row " << r << ", head " << h;
       const double tiles = span.token_count / internal::kTileTokens + 2;
       // s - max is itself rounded: half a unit of values up to the largest score.
-      const double factor = 2 * score_error + 2 * kEpsilon * std::abs(max) +
+      const double factor = 2 * score_error + 2 * kEpsilon * std::abs(expected.max) +
                             (2 + tiles) * (internal::kExpRelativeError + 2 * kEpsilon) +
-                            seen.size() * kEpsilon;
-      ASSERT_NEAR(got.sum[at], sum, factor * sum + 1e-30) << "sum, row " << r << ", head " << h;
+                            expected.seen * kEpsilon;
+      ASSERT_NEAR(got.sum[at], expected.sum, factor * expected.sum + 1e-30)
+          << "sum, row " << r << ", head " << h;
       for (int d = 0; d < dim; ++d) {
-        ASSERT_NEAR(got.acc[at * dim + d], acc[d], factor * acc_magnitude[d] + 1e-30)
+        ASSERT_NEAR(got.acc[at * dim + d], expected.acc[d], factor * expected.acc_magnitude[d] + 1e-30)
             << "acc, row " << r << ", head " << h << ", dim " << d;
       }
     }

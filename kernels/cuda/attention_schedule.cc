@@ -1,0 +1,62 @@
+#include "kernels/cuda/attention_schedule.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+
+namespace lombard {
+
+AttentionSchedule PlanAttention(const KvLayout& layout, int q_heads, absl::Span<const int32_t> positions,
+                                absl::Span<const AttentionItem> items) {
+  CHECK(layout.kv_heads > 0 && q_heads % layout.kv_heads == 0) << q_heads << " / " << layout.kv_heads;
+  const int group = q_heads / layout.kv_heads;
+  const int step_rows = static_cast<int>(positions.size());
+  AttentionSchedule schedule;
+  std::vector<std::pair<int32_t, int32_t>> merges;  // (row of the step, state row)
+  for (const AttentionItem& item : items) {
+    const int rows = static_cast<int>(item.rows.size());
+    const int first_row = static_cast<int>(schedule.rows.size());
+    schedule.item_states.push_back(schedule.state_rows);
+    schedule.rows.insert(schedule.rows.end(), item.rows.begin(), item.rows.end());
+    for (const int32_t row : item.rows) CHECK(row >= 0 && row < step_rows) << row << " of " << step_rows;
+    const AttentionKernel kernel = ChooseAttentionKernel(layout, group, rows, item.shared);
+    const int part_keys = item.remote ? item.token_count : AttentionPartKeys(kernel, item.token_count);
+    for (int first_key = 0; first_key < item.token_count; first_key += part_keys) {
+      for (int r = 0; r < rows; ++r) merges.emplace_back(item.rows[r], schedule.state_rows + r);
+      const int rows_max = AttentionRowsMax(kernel, group);
+      for (int r = 0; r < rows && !item.remote; r += rows_max) {
+        AttentionWork work{.first_block = item.first_block,
+                           .first_key = first_key,
+                           .key_count = std::min(part_keys, item.token_count - first_key),
+                           .first_position = item.first_position,
+                           .first_row = first_row + r,
+                           .rows = std::min(rows_max, rows - r),
+                           .first_state = schedule.state_rows + r,
+                           .kernel = static_cast<int32_t>(kernel)};
+        work.position_min = work.position_max = positions[item.rows[r]];
+        for (int i = r; i < r + work.rows; ++i) {
+          work.position_min = std::min(work.position_min, positions[item.rows[i]]);
+          work.position_max = std::max(work.position_max, positions[item.rows[i]]);
+        }
+        schedule.work.push_back(work);
+        ++schedule.work_count[static_cast<int>(kernel)];
+      }
+      schedule.state_rows += rows;
+    }
+  }
+  std::stable_sort(schedule.work.begin(), schedule.work.end(),
+                   [](const AttentionWork& a, const AttentionWork& b) { return a.kernel < b.kernel; });
+  // By row; the order of items and parts stays.
+  std::stable_sort(merges.begin(), merges.end(),
+                   [](const auto& a, const auto& b) { return a.first < b.first; });
+  schedule.merge_begin.assign(step_rows + 1, 0);
+  for (const auto& [row, state] : merges) {
+    ++schedule.merge_begin[row + 1];
+    schedule.merge_states.push_back(state);
+  }
+  for (int row = 0; row < step_rows; ++row) schedule.merge_begin[row + 1] += schedule.merge_begin[row];
+  return schedule;
+}
+
+}  // namespace lombard
