@@ -1,0 +1,105 @@
+// Our own products on a GPU against float64.
+#include "kernels/cuda/matmul.h"
+
+#include "tests/kernels/cuda/gpu_test.h"
+
+namespace lombard {
+namespace {
+
+class GpuMatmulTest : public GpuTest {
+ protected:
+  // All of y, [rows, y_stride], which begins as `before`.
+  std::vector<float> Product(DType dtype, const std::vector<char>& x, const std::vector<char>& w,
+                             const std::vector<float>& bias, const std::vector<float>& before,
+                             GpuMatmulArgs args, uint64_t w_offset = 0) {
+    std::vector<char> shifted(w.size() + w_offset);
+    std::memcpy(shifted.data() + w_offset, w.data(), w.size());
+    const DeviceMemory x_device = Upload(x), w_device = Upload(shifted), bias_device = Upload(bias),
+                       y_device = Upload(before);
+    args.dtype = dtype;
+    args.x = x_device.data(), args.w = w_device.data<char>() + w_offset, args.y = y_device.data<float>();
+    if (!bias.empty()) args.bias = bias_device.data<float>();
+    const absl::Status launched = ToStatus(GpuMatmul(stream().ref(), args));
+    EXPECT_TRUE(launched.ok()) << launched;
+    return Download<float>(y_device);
+  }
+};
+
+// The bound: a sum of k products in one chain at most, plus bias and old value; each addition errs by at most
+// a unit roundoff of a partial sum, which never exceeds sum |x w|.
+TEST_P(GpuMatmulTest, AgreesWithFloat64OnEveryKindOfShape) {
+  for (int i = 0; i < 24; ++i) {
+    const DType dtype = kAllDTypes[i % 3];
+    const int64_t rows = Pick(random(), {1, 1, 2, 3, 4, 5, 7, 8, 9, 33, 70});
+    const int64_t n = Pick(random(), {1, 3, 4, 5, 8, 9, 31, 64, 70});
+    const int64_t k = Pick(random(), {1, 7, 8, 16, 31, 64, 72, 100, 264, 520, 1030, 1024});
+    const int64_t x_stride = k + Pick(random(), {0, 0, 8, 3}), y_stride = n + Pick(random(), {0, 2});
+    const bool with_bias = random()() % 2, accumulate = random()() % 2;
+    SCOPED_TRACE(testing::Message() << DTypeName(dtype) << ", rows " << rows << ", n " << n << ", k " << k
+                                    << ", x_stride " << x_stride << (with_bias ? ", bias" : "")
+                                    << (accumulate ? ", accumulate" : ""));
+    const std::vector<char> x_bytes = Encode(dtype, RandomFloats(random(), rows * x_stride));
+    const std::vector<char> w_bytes = Encode(dtype, RandomFloats(random(), n * k));
+    const std::vector<float> x = Decode(dtype, x_bytes), w = Decode(dtype, w_bytes);
+    const std::vector<float> bias = RandomFloats(random(), with_bias ? n : 0);
+    const std::vector<float> before = RandomFloats(random(), rows * y_stride);
+    GpuMatmulArgs args;
+    args.rows = rows, args.n = n, args.k = k, args.x_stride = x_stride, args.y_stride = y_stride;
+    args.accumulate = accumulate;
+    const std::vector<float> y = Product(dtype, x_bytes, w_bytes, bias, before, args);
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t column = 0; column < y_stride; ++column) {
+        const float got = y[row * y_stride + column], old = before[row * y_stride + column];
+        if (column >= n) {
+          ASSERT_EQ(got, old) << "wrote between rows, at " << row << ", " << column;
+          continue;
+        }
+        double sum = 0, magnitude = 0;
+        for (int64_t j = 0; j < k; ++j) {
+          const double product = double{x[row * x_stride + j]} * w[column * k + j];
+          sum += product, magnitude += std::abs(product);
+        }
+        if (with_bias) sum += bias[column], magnitude += std::abs(bias[column]);
+        if (accumulate) sum += old, magnitude += std::abs(old);
+        ASSERT_NEAR(got, sum, static_cast<double>(k + 8) * kEpsilon * magnitude) << row << ", " << column;
+      }
+    }
+  }
+}
+
+TEST_P(GpuMatmulTest, WeightsMayStartAtAnyElement) {
+  const int64_t rows = 3, n = 9, k = 64;
+  for (const DType dtype : kAllDTypes) {
+    const std::vector<char> x = Encode(dtype, RandomFloats(random(), rows * k)),
+                            w = Encode(dtype, RandomFloats(random(), n * k));
+    const std::vector<float> before(rows * n);
+    GpuMatmulArgs args;
+    args.rows = rows, args.n = n, args.k = k, args.x_stride = k, args.y_stride = n;
+    const std::vector<float> aligned = Product(dtype, x, w, {}, before, args);
+    const std::vector<float> shifted = Product(dtype, x, w, {}, before, args, DTypeBytes(dtype));
+    for (int64_t i = 0; i < rows * n; ++i)  // another order of the same sum
+      ASSERT_NEAR(aligned[i], shifted[i], 2 * static_cast<double>(k + 8) * kEpsilon * static_cast<double>(k));
+  }
+}
+
+// Decoding alone or in a small batch: the same bits.
+TEST_P(GpuMatmulTest, ARowOfFewGivesTheSameBitsInAnyBatch) {
+  const int64_t n = 13, k = 1032;
+  const std::vector<char> x = Encode(DType::kBF16, RandomFloats(random(), kGpuFewRowsMax * k)),
+                          w = Encode(DType::kBF16, RandomFloats(random(), n * k));
+  GpuMatmulArgs args;
+  args.n = n, args.k = k, args.x_stride = k, args.y_stride = n, args.rows = kGpuFewRowsMax;
+  const std::vector<float> before(kGpuFewRowsMax * n);
+  const std::vector<float> all = Product(DType::kBF16, x, w, {}, before, args);
+  for (const int64_t rows : {1, 2, 4, 5}) {
+    args.rows = rows;
+    std::vector<float> some = Product(DType::kBF16, x, w, {}, before, args);
+    some.resize(rows * n);
+    ASSERT_EQ(some, std::vector<float>(all.begin(), all.begin() + rows * n)) << rows << " rows";
+  }
+}
+
+LOMBARD_FOR_EVERY_GPU_SEED(GpuMatmulTest);
+
+}  // namespace
+}  // namespace lombard
