@@ -157,8 +157,9 @@ int Run(const std::string& dir, int context, int rounds) {
 
   RemoteClient client({.reply_deadline = absl::Seconds(30), .on_transfer = {}}, c.q_heads, transport,
                       storage->get());
+  CpuSpanAttention span_attention(shape, {isa, nullptr}, storage->get());
   RemoteService service(
-      {.shape = shape, .context = {isa, nullptr}}, storage->get(), transport,
+      {.q_heads = c.q_heads, .isa = isa}, storage->get(), &span_attention, transport,
       [&](int, LoanId, uint64_t) -> absl::StatusOr<std::shared_ptr<const std::vector<BlockId>>> {
         auto ids = std::make_shared<std::vector<BlockId>>();
         for (int b = 0; b < blocks / 2; ++b) ids->push_back(BlockId(b));

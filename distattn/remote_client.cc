@@ -35,8 +35,7 @@ bool NamesALoan(const absl::Status& status) {
 
 }  // namespace
 
-RemoteClient::RemoteClient(const Options& options, int q_heads, Transport* transport,
-                           const KvStorage* storage)
+RemoteClient::RemoteClient(const Options& options, int q_heads, Transport* transport, const KvBytes* storage)
     : options_(options), q_heads_(q_heads), transport_(transport), storage_(storage) {}
 
 absl::Status RemoteClient::Post(uint64_t step, int layer, int window, absl::Span<const RemoteItem> items) {
@@ -154,16 +153,14 @@ bool RemoteClient::OpenLocked(const KvSlots& slots) {
 }
 
 void RemoteClient::SendKv(const KvSend& send, int layer) {
-  const size_t block_bytes = static_cast<size_t>(storage_->layout().block_bytes());
   {
     std::lock_guard lock(mutex_);
     if (!OpenLocked(send)) return;
   }
   Message message{.channel = Channel::kKv, .header = EncodeKv(WireKind::kKvWrite, HeaderOf(send, layer))};
-  message.payload.reserve(2 * block_bytes * send.blocks.size());
-  for (BlockId block : send.blocks) {
-    message.payload.append(reinterpret_cast<const char*>(storage_->k(layer, block)), block_bytes);
-    message.payload.append(reinterpret_cast<const char*>(storage_->v(layer, block)), block_bytes);
+  if (const absl::Status read = storage_->AppendTo(layer, send.blocks, &message.payload); !read.ok()) {
+    std::lock_guard lock(mutex_);
+    return FailLocked(transfers_[send.transfer], read, send.loan);
   }
   SendPart(send, std::move(message));
 }
@@ -269,13 +266,7 @@ absl::Status RemoteClient::StoreLocked(const OpenTransfer& transfer, const KvHea
         "rank ", transfer.creditor, " sent KV of slots ", header.first_slot, " + ", header.slot_count,
         ", layer ", header.layer, ", in ", payload.size(), " bytes, which was not asked for"));
   }
-  const char* bytes = payload.data();
-  for (BlockId block : asked->blocks) {
-    std::memcpy(storage_->k(static_cast<int>(header.layer), block), bytes, block_bytes);
-    std::memcpy(storage_->v(static_cast<int>(header.layer), block), bytes + block_bytes, block_bytes);
-    bytes += 2 * block_bytes;
-  }
-  return absl::OkStatus();
+  return storage_->Write(static_cast<int>(header.layer), asked->blocks, payload);
 }
 
 void RemoteClient::OnMessage(int from, Message message) {

@@ -28,7 +28,7 @@
 #include "distattn/remote_failure.h"
 #include "distattn/wire.h"
 #include "fabric/transport.h"
-#include "kvpool/kv_storage.h"
+#include "kvpool/kv_bytes.h"
 
 namespace lombard {
 
@@ -53,7 +53,7 @@ class RemoteClient {
         on_transfer;  // called from the progress thread when a transfer made progress; may be empty
   };
   // `transport` and `storage` are not owned and outlive this.
-  RemoteClient(const Options& options, int q_heads, Transport* transport, const KvStorage* storage);
+  RemoteClient(const Options& options, int q_heads, Transport* transport, const KvBytes* storage);
 
   // One exchange at a time. On error nothing is pending; states that still come are dropped.
   absl::Status Post(uint64_t step, int layer, int window, absl::Span<const RemoteItem> items);
@@ -109,7 +109,7 @@ class RemoteClient {
   const Options options_;
   const int q_heads_;
   Transport* const transport_;
-  const KvStorage* const storage_;
+  const KvBytes* const storage_;
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;

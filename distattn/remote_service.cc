@@ -6,7 +6,6 @@
 #include "base/check.h"
 #include "base/status.h"
 #include "distattn/wire.h"
-#include "kernels/attention.h"
 #include "kernels/elementwise.h"
 
 namespace lombard {
@@ -27,10 +26,11 @@ absl::Status CheckItem(const QueryItem& item, size_t loan_slots, int block_token
 
 }  // namespace
 
-RemoteService::RemoteService(const Options& options, const KvStorage* storage, Transport* transport,
-                             BlocksOfLoan blocks_of_loan)
+RemoteService::RemoteService(const Options& options, const KvBytes* storage, SpanAttention* attention,
+                             Transport* transport, BlocksOfLoan blocks_of_loan)
     : options_(options),
       storage_(storage),
+      attention_(attention),
       transport_(transport),
       blocks_of_loan_(std::move(blocks_of_loan)) {}
 
@@ -100,7 +100,7 @@ absl::StatusOr<Message> RemoteService::Attend(int from, const Message& query, ui
   std::vector<QueryItem> wire_items;
   RETURN_IF_ERROR(DecodeQuery(query.header, &header, &wire_items));
   const KvLayout& layout = storage_->layout();
-  const int q_heads = options_.shape.q_heads;
+  const int q_heads = options_.q_heads;
   if (header.layer >= static_cast<uint32_t>(storage_->layers())) {
     return absl::InvalidArgumentError(
         absl::StrCat("query for layer ", header.layer, " of ", storage_->layers()));
@@ -116,53 +116,24 @@ absl::StatusOr<Message> RemoteService::Attend(int from, const Message& query, ui
 
   std::vector<std::shared_ptr<const std::vector<BlockId>>>
       held;  // keeps the blocks from being freed meanwhile
-  std::vector<std::vector<const void*>> k_blocks, v_blocks;
-  std::vector<int32_t> positions;
-  positions.reserve(rows);
+  std::vector<SpanQuery> queries;
   for (const QueryItem& item : wire_items) {
     *refused_item = static_cast<uint32_t>(held.size());
     ASSIGN_OR_RETURN(auto blocks, blocks_of_loan_(from, LoanId{item.loan}, item.epoch));
     RETURN_IF_ERROR(CheckItem(item, blocks->size(), layout.block_tokens));
     const size_t count = (item.token_count + layout.block_tokens - 1) / layout.block_tokens;
-    auto& k = k_blocks.emplace_back();
-    auto& v = v_blocks.emplace_back();
-    for (size_t i = 0; i < count; ++i) {
-      const BlockId block = (*blocks)[item.first_slot + i];
-      k.push_back(storage_->k(header.layer, block));
-      v.push_back(storage_->v(header.layer, block));
-    }
-    for (uint32_t row = 0; row < item.rows; ++row)
-      positions.push_back(item.first_query_position + static_cast<int>(row));
+    queries.push_back({.blocks = absl::MakeConstSpan(*blocks).subspan(item.first_slot, count),
+                       .rows = static_cast<int>(item.rows),
+                       .first_query_position = item.first_query_position,
+                       .first_position = item.first_position,
+                       .token_count = item.token_count,
+                       .window = item.window});
     held.push_back(std::move(blocks));
   }
 
-  std::vector<float> q(rows * row_floats);
-  ConvertToF32({options_.context.isa, nullptr}, layout.dtype, query.payload.data(), q.data(),
-               static_cast<int64_t>(q.size()));
-  std::vector<float> state(rows *
-                           (row_floats + 2 * q_heads));  // per item acc, max, sum: the wire's own layout
-  std::vector<AttentionArgs> args;
-  size_t row = 0;
-  for (size_t i = 0; i < wire_items.size(); ++i) {
-    const QueryItem& item = wire_items[i];
-    float* out = state.data() + row * (row_floats + 2 * q_heads);
-    args.push_back({.q = q.data() + row * row_floats,
-                    .q_positions = positions.data() + row,
-                    .rows = static_cast<int>(item.rows),
-                    .q_heads = q_heads,
-                    .layout = layout,
-                    .k_blocks = k_blocks[i].data(),
-                    .v_blocks = v_blocks[i].data(),
-                    .token_count = item.token_count,
-                    .first_position = item.first_position,
-                    .window = item.window,
-                    .scale = options_.shape.scale,
-                    .acc = out,
-                    .max = out + item.rows * row_floats,
-                    .sum = out + item.rows * (row_floats + q_heads)});
-    row += item.rows;
-  }
-  PartialAttention(options_.context, args);
+  std::vector<float> state(rows * (row_floats + 2 * q_heads));
+  RETURN_IF_ERROR(
+      attention_->Attend(static_cast<int>(header.layer), queries, query.payload, absl::MakeSpan(state)));
 
   Message answer{.channel = Channel::kState};
   answer.header = EncodeState(
@@ -170,17 +141,21 @@ absl::StatusOr<Message> RemoteService::Attend(int from, const Message& query, ui
   if (header.compact == 0) {
     answer.payload.assign(reinterpret_cast<const char*>(state.data()), state.size() * sizeof(float));
   } else {
-    for (const AttentionArgs& item : args) {
+    float* at = state.data();
+    for (const SpanQuery& item : queries) {
+      float *const acc = at, *const max = acc + item.rows * row_floats,
+                   *const sum = max + item.rows * q_heads;
+      at = sum + item.rows * q_heads;
       for (int r = 0; r < item.rows * q_heads; ++r) {
-        const float scale = item.sum[r] > 0 ? 1 / item.sum[r] : 0;
-        for (int d = 0; d < layout.head_dim; ++d) item.acc[r * layout.head_dim + d] *= scale;
+        const float scale = sum[r] > 0 ? 1 / sum[r] : 0;
+        for (int d = 0; d < layout.head_dim; ++d) acc[r * layout.head_dim + d] *= scale;
       }
       const size_t offset = answer.payload.size(), values = item.rows * row_floats,
                    scalars = 2 * item.rows * q_heads;
       answer.payload.resize(offset + values * DTypeBytes(layout.dtype) + scalars * sizeof(float));
-      ConvertFromF32({options_.context.isa, nullptr}, item.acc, layout.dtype, answer.payload.data() + offset,
+      ConvertFromF32({options_.isa, nullptr}, acc, layout.dtype, answer.payload.data() + offset,
                      static_cast<int64_t>(values));
-      std::memcpy(answer.payload.data() + offset + values * DTypeBytes(layout.dtype), item.max,
+      std::memcpy(answer.payload.data() + offset + values * DTypeBytes(layout.dtype), max,
                   scalars * sizeof(float));
     }
   }
@@ -230,12 +205,9 @@ absl::Status RemoteService::Store(int from, const KvHeader& header, absl::string
     return absl::InvalidArgumentError(
         absl::StrCat("KV of ", header.slot_count, " slots in ", payload.size(), " bytes"));
   }
-  const char* bytes = payload.data();
-  for (uint32_t i = 0; i < header.slot_count; ++i, bytes += 2 * block_bytes) {
-    const BlockId block = (*blocks)[header.first_slot + i];
-    std::memcpy(storage_->k(header.layer, block), bytes, block_bytes);
-    std::memcpy(storage_->v(header.layer, block), bytes + block_bytes, block_bytes);
-  }
+  RETURN_IF_ERROR(storage_->Write(static_cast<int>(header.layer),
+                                  absl::MakeConstSpan(*blocks).subspan(header.first_slot, header.slot_count),
+                                  payload));
   std::lock_guard lock(mutex_);
   counters_.blocks_written += header.slot_count;
   return absl::OkStatus();
@@ -243,16 +215,12 @@ absl::Status RemoteService::Store(int from, const KvHeader& header, absl::string
 
 absl::Status RemoteService::Load(int from, const KvHeader& header, Message* data) {
   ASSIGN_OR_RETURN(const auto blocks, BlocksOf(from, header));
-  const size_t block_bytes = static_cast<size_t>(storage_->layout().block_bytes());
   KvHeader answer = header;
   answer.incarnation = Value(options_.incarnation);
   data->header = EncodeKv(WireKind::kKvData, answer);
-  data->payload.reserve(2 * block_bytes * header.slot_count);
-  for (uint32_t i = 0; i < header.slot_count; ++i) {
-    const BlockId block = (*blocks)[header.first_slot + i];
-    data->payload.append(reinterpret_cast<const char*>(storage_->k(header.layer, block)), block_bytes);
-    data->payload.append(reinterpret_cast<const char*>(storage_->v(header.layer, block)), block_bytes);
-  }
+  RETURN_IF_ERROR(storage_->AppendTo(
+      static_cast<int>(header.layer),
+      absl::MakeConstSpan(*blocks).subspan(header.first_slot, header.slot_count), &data->payload));
   std::lock_guard lock(mutex_);
   counters_.blocks_read += header.slot_count;
   return absl::OkStatus();

@@ -18,11 +18,11 @@
 
 #include "absl/status/statusor.h"
 #include "base/ids.h"
-#include "distattn/plan.h"
+#include "distattn/span_attention.h"
 #include "distattn/wire.h"
 #include "fabric/transport.h"
 #include "kernels/cpu_context.h"
-#include "kvpool/kv_storage.h"
+#include "kvpool/kv_bytes.h"
 
 namespace lombard {
 
@@ -35,12 +35,12 @@ class RemoteService {
 
   struct Options {
     Incarnation incarnation{};
-    AttentionShape shape;
-    CpuContext context;  // its pool, when there is one, is used by the service thread alone
+    int q_heads = 0;
+    Isa isa = Isa::kBase;  // of compact states' conversion
   };
-  // `storage` and `transport` are not owned and outlive this.
-  RemoteService(const Options& options, const KvStorage* storage, Transport* transport,
-                BlocksOfLoan blocks_of_loan);
+  // `storage`, `attention` (used by the service thread alone) and `transport` are not owned and outlive this.
+  RemoteService(const Options& options, const KvBytes* storage, SpanAttention* attention,
+                Transport* transport, BlocksOfLoan blocks_of_loan);
 
   void Enqueue(int from, Message message);  // those that are ForService (distattn/wire.h)
   void Serve();                             // until Stop
@@ -64,7 +64,8 @@ class RemoteService {
                                                                        const KvHeader& header) const;
 
   const Options options_;
-  const KvStorage* const storage_;
+  const KvBytes* const storage_;
+  SpanAttention* const attention_;
   Transport* const transport_;
   const BlocksOfLoan blocks_of_loan_;
 

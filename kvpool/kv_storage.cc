@@ -31,17 +31,39 @@ absl::StatusOr<std::unique_ptr<KvStorage>> KvStorage::Create(const KvLayout& lay
 
 KvStorage::~KvStorage() { munmap(base_, bytes_); }
 
+absl::Status KvStorage::AppendTo(int layer, absl::Span<const BlockId> blocks, std::string* bytes) const {
+  const size_t block_bytes = static_cast<size_t>(layout().block_bytes());
+  bytes->reserve(bytes->size() + 2 * block_bytes * blocks.size());
+  for (const BlockId block : blocks) {
+    bytes->append(reinterpret_cast<const char*>(k(layer, block)), block_bytes);
+    bytes->append(reinterpret_cast<const char*>(v(layer, block)), block_bytes);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status KvStorage::Write(int layer, absl::Span<const BlockId> blocks, absl::string_view bytes) const {
+  const size_t block_bytes = static_cast<size_t>(layout().block_bytes());
+  CHECK_EQ(bytes.size(), 2 * block_bytes * blocks.size());
+  const char* from = bytes.data();
+  for (const BlockId block : blocks) {
+    std::memcpy(k(layer, block), from, block_bytes);
+    std::memcpy(v(layer, block), from + block_bytes, block_bytes);
+    from += 2 * block_bytes;
+  }
+  return absl::OkStatus();
+}
+
 void KvStorage::Poison(BlockId id) const {
   // All bits set is a quiet NaN in fp32, fp16 and bf16.
-  for (int layer = 0; layer < layers_; ++layer) {
-    std::memset(k(layer, id), 0xff, static_cast<size_t>(layout_.block_bytes()));
-    std::memset(v(layer, id), 0xff, static_cast<size_t>(layout_.block_bytes()));
+  for (int layer = 0; layer < layers(); ++layer) {
+    std::memset(k(layer, id), 0xff, static_cast<size_t>(layout().block_bytes()));
+    std::memset(v(layer, id), 0xff, static_cast<size_t>(layout().block_bytes()));
   }
 }
 
 void KvStorage::Copy(BlockId from, BlockId to) const {
-  const size_t bytes = static_cast<size_t>(layout_.block_bytes());
-  for (int layer = 0; layer < layers_; ++layer) {
+  const size_t bytes = static_cast<size_t>(layout().block_bytes());
+  for (int layer = 0; layer < layers(); ++layer) {
     std::memcpy(k(layer, to), k(layer, from), bytes);
     std::memcpy(v(layer, to), v(layer, from), bytes);
   }

@@ -4,11 +4,10 @@
 // Belongs to the step thread.
 #pragma once
 
-#include "absl/status/statusor.h"
 #include "distattn/remote_client.h"
 #include "distattn/step_attention.h"
 #include "runtime/engine/engine.h"
-#include "runtime/engine/kv_mover.h"
+#include "runtime/engine/machine.h"
 #include "runtime/engine/transformer.h"
 
 namespace lombard {
@@ -16,13 +15,12 @@ namespace lombard {
 EngineModel DescribeForEngine(const Model& model, const KvLayout& layout);
 AttentionShape ShapeOf(const ModelConfig& config);
 
-class CpuMachine final : public KvMover {
+class CpuMachine final : public Machine {
  public:
   // Nothing is owned; all outlive this. `client` may be null where nothing is lent.
   CpuMachine(const Model* model, const CpuContext& context, const KvStorage* storage, RemoteClient* client);
 
-  // Errors: a creditor is gone or refuses (kUnavailable, kDeadlineExceeded, kNotFound, kFailedPrecondition).
-  absl::StatusOr<StepResult> Run(const StepWork& work);
+  absl::StatusOr<StepResult> Run(const StepWork& work) override;
 
   void Send(const KvSend& send) override;
   void Fetch(const KvFetch& fetch) override;

@@ -4,7 +4,8 @@
 
 #include "base/check.h"
 #include "base/status.h"
-#include "distattn/sharing_profile.h"
+#include "runtime/engine/cpu_compute.h"
+#include "runtime/engine/cpu_machine.h"
 #include "runtime/worker/convert.h"
 
 namespace lombard {
@@ -62,16 +63,19 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerSettings& set
                         .kv_heads = config.kv_heads,
                         .head_dim = config.head_dim,
                         .block_tokens = static_cast<int>(settings.engine.block_tokens)};
-  ASSIGN_OR_RETURN(worker->storage_, KvStorage::Create(layout, config.layers, blocks));
-  const KvStorage* storage = worker->storage_.get();
+  if (settings.compute) {
+    ASSIGN_OR_RETURN(worker->compute_, settings.compute(model, layout, blocks));
+  } else {
+    ASSIGN_OR_RETURN(worker->compute_, MakeCpuCompute(model, layout, blocks, settings.isa, settings.threads,
+                                                      settings.service_threads));
+  }
+  const KvBytes* storage = worker->compute_->storage();
   worker->pool_ = std::make_unique<KvPool>(
       blocks, settings.poison ? std::function<void(BlockId)>([storage](BlockId id) { storage->Poison(id); })
                               : nullptr);
   if (settings.poison) {
     for (uint32_t i = 0; i < blocks; ++i) storage->Poison(BlockId{i});
   }
-  worker->threads_ = std::make_unique<ThreadPool>(settings.threads);
-  worker->service_threads_ = std::make_unique<ThreadPool>(settings.service_threads);
 
   worker->rmanager_ =
       std::make_unique<RManager>(RManagerOptions{.self = InstanceId(rank),
@@ -97,14 +101,13 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerSettings& set
   engine.cluster_blocks = ReachableBlocks(settings, rank);
   engine.lending = engine.lending && size > 1;
   engine.poison_freed = settings.poison;
-  const CpuContext context{settings.isa, worker->threads_.get()};
   if (settings.sharing.has_value()) {
     engine.sharing = *settings.sharing;
   } else if (engine.prefix_cache) {
-    engine.sharing = MeasureSharing(ShapeOf(config), layout, context, kSharingBudget);
+    engine.sharing = worker->compute_->MeasureSharing(kSharingBudget);
   }
   worker->sharing_ = engine.sharing;
-  worker->machine_ = std::make_unique<CpuMachine>(model, context, storage, worker->client_.get());
+  ASSIGN_OR_RETURN(worker->machine_, worker->compute_->MakeMachine(worker->client_.get()));
   worker->engine_ =
       std::make_unique<Engine>(engine, DescribeForEngine(*model, layout), tokenizer, worker->pool_.get(),
                                worker->rmanager_.get(), worker->machine_.get());
@@ -112,10 +115,9 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerSettings& set
                                                  worker->rmanager_.get(), worker->engine_.get());
   const RManager* ledger = worker->rmanager_.get();
   worker->service_ = std::make_unique<RemoteService>(
-      RemoteService::Options{.incarnation = settings.incarnation,
-                             .shape = ShapeOf(config),
-                             .context = {settings.isa, worker->service_threads_.get()}},
-      storage, transport,
+      RemoteService::Options{
+          .incarnation = settings.incarnation, .q_heads = config.q_heads, .isa = settings.isa},
+      storage, worker->compute_->span_attention(), transport,
       [ledger](int debtor, LoanId loan,
                uint64_t epoch) -> absl::StatusOr<std::shared_ptr<const std::vector<BlockId>>> {
         const std::shared_ptr<const LoanSlots> slots = ledger->hosted()->Find(loan, epoch);

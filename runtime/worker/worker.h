@@ -34,9 +34,8 @@
 #include "fabric/transport.h"
 #include "gmanager/gmanager.h"
 #include "kvpool/kv_pool.h"
-#include "kvpool/kv_storage.h"
 #include "rmanager/rmanager.h"
-#include "runtime/engine/cpu_machine.h"
+#include "runtime/engine/compute.h"
 #include "runtime/engine/engine.h"
 #include "runtime/worker/inbox.h"
 #include "runtime/worker/instance.h"
@@ -60,6 +59,7 @@ struct WorkerSettings {
   Isa isa = Isa::kBase;
   int threads = 1;  // of the step thread's loops
   int service_threads = 1;
+  MakeCompute compute;              // empty: the CPUs, by the three lines above
   std::vector<uint32_t> kv_blocks;  // of every rank, [size]
   Incarnation incarnation{1};
   uint64_t process = 0;                    // differs from one process of a rank to the next
@@ -123,13 +123,12 @@ class Worker final : public TransportHandler {
   FrontDoor* const front_door_;
 
   SharingCost sharing_;
-  std::unique_ptr<KvStorage> storage_;
+  std::unique_ptr<Compute> compute_;
   std::unique_ptr<KvPool> pool_;
-  std::unique_ptr<ThreadPool> threads_, service_threads_;
   std::unique_ptr<RManager> rmanager_;
   std::unique_ptr<RemoteClient> client_;
   std::unique_ptr<RemoteService> service_;
-  std::unique_ptr<CpuMachine> machine_;
+  std::unique_ptr<Machine> machine_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<Instance> instance_;  // drives rmanager_ and engine_
   std::unique_ptr<GManager> gmanager_;

@@ -8,6 +8,7 @@
 #include "absl/time/clock.h"
 #include "distattn/wire.h"
 #include "fabric/loopback_transport.h"
+#include "kvpool/kv_storage.h"
 
 namespace lombard {
 namespace {

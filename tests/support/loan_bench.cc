@@ -80,9 +80,10 @@ LoanBench::LoanBench(const Settings& settings, const Model* model, const Tokeniz
   for (int i = 0; i < size; ++i) {
     Rank& rank = ranks_[i];
     const RManager* ledger = rank.rmanager.get();
+    rank.attention = std::make_unique<CpuSpanAttention>(ShapeOf(config), cpu, rank.storage.get());
     rank.service = std::make_unique<RemoteService>(
-        RemoteService::Options{.shape = ShapeOf(config), .context = cpu}, rank.storage.get(),
-        transports_[i].get(),
+        RemoteService::Options{.q_heads = config.q_heads, .isa = cpu.isa}, rank.storage.get(),
+        rank.attention.get(), transports_[i].get(),
         [ledger](int, LoanId loan,
                  uint64_t epoch) -> absl::StatusOr<std::shared_ptr<const std::vector<BlockId>>> {
           const std::shared_ptr<const LoanSlots> slots = ledger->hosted()->Find(loan, epoch);

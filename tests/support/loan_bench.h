@@ -59,6 +59,7 @@ class LoanBench {
     std::unique_ptr<KvStorage> storage;
     std::unique_ptr<KvPool> pool;
     std::unique_ptr<RManager> rmanager;
+    std::unique_ptr<CpuSpanAttention> attention;
     std::unique_ptr<RemoteService> service;
     std::thread serving;
     std::unique_ptr<Pump> pump;

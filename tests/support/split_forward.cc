@@ -76,14 +76,17 @@ absl::StatusOr<std::vector<float>> SplitForward(const Model& model, const std::v
     }
     return std::shared_ptr<const std::vector<BlockId>>(ids);
   };
+  std::vector<std::unique_ptr<CpuSpanAttention>> attentions;
   std::vector<std::unique_ptr<RemoteService>> services;
   std::vector<std::thread> service_threads;
   std::vector<std::unique_ptr<Pump>> pumps;
   pumps.push_back(std::make_unique<Pump>(transports[0].get(), &client, nullptr));
   for (int i = 1; i <= options.creditors; ++i) {
+    attentions.push_back(
+        std::make_unique<CpuSpanAttention>(shape, CpuContext{options.context.isa, nullptr}, stores[i].get()));
     services.push_back(std::make_unique<RemoteService>(
-        RemoteService::Options{.shape = shape, .context = {options.context.isa, nullptr}}, stores[i].get(),
-        transports[i].get(), blocks_of_loan));
+        RemoteService::Options{.q_heads = c.q_heads, .isa = options.context.isa}, stores[i].get(),
+        attentions.back().get(), transports[i].get(), blocks_of_loan));
     service_threads.emplace_back([service = services.back().get()] { service->Serve(); });
     pumps.push_back(std::make_unique<Pump>(transports[i].get(), nullptr, services.back().get()));
   }

@@ -1,0 +1,34 @@
+// What a worker computes on: its CPUs or one GPU, with the KV that lies there. A worker owns one and makes
+// its machine of it.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "distattn/remote_client.h"
+#include "distattn/sharing_cost.h"
+#include "distattn/span_attention.h"
+#include "kvpool/kv_bytes.h"
+#include "runtime/engine/machine.h"
+#include "runtime/model/weights.h"
+
+namespace lombard {
+
+class Compute {
+ public:
+  virtual ~Compute() = default;
+  virtual const KvBytes* storage() const = 0;
+  virtual SpanAttention* span_attention() = 0;  // of the service thread
+  // How long grouped attention takes here; about `budget` at most.
+  virtual SharingCost MeasureSharing(absl::Duration budget) = 0;
+  // Once. `client` is not owned and outlives the machine, as does this.
+  virtual absl::StatusOr<std::unique_ptr<Machine>> MakeMachine(RemoteClient* client) = 0;
+};
+
+// Makes the compute of a worker with `blocks` KV blocks. The model is not owned and outlives it.
+using MakeCompute = std::function<absl::StatusOr<std::unique_ptr<Compute>>(
+    const Model* model, const KvLayout& layout, uint32_t blocks)>;
+
+}  // namespace lombard
