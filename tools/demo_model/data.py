@@ -54,9 +54,12 @@ class Source:
         if keys == 1 or rng.random() < 0.3:
             names[0] = 0
         values = rng.integers(0, 10, (keys, 5))
-        # A key's number may be that of another with one digit changed.
-        for i in range(1, keys):
-            if rng.random() < (0.5 if self.lookalikes else 0.3):
+        # A key's number may be made of two or three digits (what follows "77" in 77421 is easily mistaken), or be that of
+        # another with one digit changed.
+        for i in range(keys):
+            if self.lookalikes and rng.random() < 0.3:
+                values[i] = rng.choice(values[i][:rng.integers(2, 4)], 5)
+            if i and rng.random() < (0.5 if self.lookalikes else 0.3):
                 values[i] = values[i - 1]
                 values[i][rng.integers(5)] = rng.integers(10)
         questions = rng.permutation(keys)
@@ -91,7 +94,7 @@ class Source:
                 filler.append(read(miss))
                 left -= len(miss)
         for i in range(keys if self.lookalikes else 0):
-            for _ in range(2):
+            for _ in range(max(2, 8 // keys)):  # a single key meets as many as four together do
                 value = values[i].copy()
                 changed = rng.integers(1, 5)
                 value[changed:] = rng.integers(0, 10, 5 - changed)

@@ -29,8 +29,8 @@ CONFIG = dict(
 PHASES = (
     dict(steps=750, schedule=1800, rate=2e-3, lookalikes=0, curriculum=(
         (0.06, (36, 160, 4, 34000, 2)), (0.16, (32, 192, 6, 34000, 16)), (0.5, (28, 256, 7, 34000, 128)))),
-    dict(steps=600, schedule=600, rate=1.2e-3, lookalikes=0.5, curriculum=((1.0, (16, 384, 8, 34000, 300)),)),
-    dict(steps=150, schedule=150, rate=8e-4, lookalikes=0.5, chronicle=0.25, curriculum=((1.0, (16, 384, 8, 34000, 300)),)),
+    dict(steps=700, schedule=700, rate=1.2e-3, lookalikes=0.5, curriculum=((1.0, (16, 384, 8, 34000, 300)),)),
+    dict(steps=200, schedule=200, rate=8e-4, lookalikes=0.5, chronicle=0.25, curriculum=((1.0, (16, 384, 8, 34000, 300)),)),
 )
 
 
@@ -86,12 +86,14 @@ def probe(net, tokenizer, tokens, prompts):
 def train(tokenizer, config, flags):
     torch.manual_seed(flags.seed)
     net = Net(config)
-    print(f"{sum(t.numel() for t in net.parameters())} parameters", flush=True)
+    print(f"torch {torch.__version__}, numpy {np.__version__}, seed {flags.seed}, threads {flags.threads},"
+          f" {sum(t.numel() for t in net.parameters())} parameters", flush=True)
     for number, phase in enumerate(PHASES):
         if number < flags.phase:
             continue
         if number and number == flags.phase:
             net = evaluate.load(flags.output)
+        print(f"phase {number}", flush=True)
         train_phase(net, tokenizer, Source(tokenizer, flags.seed + 1 + number, phase["lookalikes"], phase.get("chronicle", 0)), phase, flags.output)
 
 
