@@ -1,0 +1,133 @@
+#!/usr/bin/env bash
+# Goal: launch/gpu_check runs its steps in order and within its time, and succeeds only where all of them passed. Method: a folder
+# like a bundle whose programs, nvidia-smi and compute-sanitizer are scripts that note that they ran and end as the case wants.
+# shellcheck disable=SC2016,SC2317  # the programs written here expand for themselves; functions are called through `check`
+set -u
+root=$(cd "$(dirname "$0")/../.." && pwd)
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+failures=0
+mkdir -p "$scratch"/{tools,b/launch,b/lib,b/bin,b/tests/data}
+cp "$root/launch/gpu_check" "$root/launch/lib.sh" "$scratch/b/launch/"
+touch "$scratch/b/lib/start"
+echo abc1234 > "$scratch/b/COMMIT"
+export RAN=$scratch/ran
+program() {  # program PATH BODY
+  printf '#!/usr/bin/env bash\necho "%s" >> "$RAN"\n%s\n' "$(basename "$1")" "$2" > "$scratch/$1"
+  chmod +x "$scratch/$1"
+}
+# Two cases; the second is undecided at its last token.
+for model in tiny tiny-bf16; do
+  printf '%s\n' '{"cases":[' '{"prompt_ids":[1,2],"greedy_ids":[7,8,9],"greedy_text":"x","top1_top2_gap":[5,5,1e-1]},' \
+    '{"prompt_ids":[3],"greedy_ids":[4,5],"greedy_text":"y","top1_top2_gap":[5,0.0001]}]}' > "$scratch/b/tests/data/$model-golden.json"
+done
+# The rank's answers come from ANSWERS, its report from REMOTE.
+lombard='
+[[ $1 == doctor ]] && { echo "ok       GPUs          $GPUS"; exit 0; }
+[[ $* == *--help* ]] && { echo "$HELP"; exit 0; }
+echo "$*" >> "$RAN.ranks"
+while (($#)); do
+  case $1 in --rank) rank=$2 ;; --output) out=$2 ;; --report) report=$2 ;; --input) cp "$2" "$RAN.input" ;; esac
+  shift
+done
+((rank == 0)) || exit 0
+mkdir -p "$report"
+printf "%s\n" "$ANSWERS" > "$out"
+echo "\"remote_steps\": $REMOTE," > "$report/report.json"'
+good() {  # a bundle and a host where everything passes
+  rm -f "$scratch"/b/bin/* "$scratch"/tools/*
+  export GPUS="NVIDIA H200" HELP=--device REMOTE=3 LOMBARD_GPU_CHECK_SECONDS=60
+  export ANSWERS='{"token_ids":[7,8,9],"x":[1]}
+{"token_ids":[4,6],"x":[1]}'
+  program tools/nvidia-smi 'echo "NVIDIA \"H200\", 570.1"'
+  program tools/compute-sanitizer 'exit "${SANITIZER:-0}"'
+  program b/lombard "$lombard"
+  program b/bin/gpu_kernels_test 'echo "[  PASSED  ] 12 tests."'
+  program b/bin/gpu_machine_test 'echo "[  PASSED  ] 3 tests."'
+  program b/bin/gpu_machine_test_emulated 'exit 1'
+  program b/bin/gpu_attention_bench 'echo "{\"rows\": [1]}" > "$2"'
+}
+check() {
+  local what=$1
+  shift
+  if "$@"; then return; fi
+  echo "FAILED: $what" >&2
+  sed 's/^/  | /' "$scratch/stdout" "$scratch/stderr" >&2
+  failures=$((failures + 1))
+}
+expect() {  # expect NAME STATUS: runs gpu_check in scratch
+  local got=0
+  rm -rf "$scratch/out" "$RAN"*
+  touch "$RAN"
+  (cd "$scratch" && PATH=$scratch/tools:$PATH timeout 30 b/launch/gpu_check out > stdout 2> stderr) || got=$?
+  check "$1: status $got, wanted $2" [ "$got" = "$2" ]
+}
+says() { grep -qE "$1" "$scratch/out/summary.txt"; }
+json() { ! command -v jq > /dev/null || [ "$(jq -c "$1" "$scratch/out/gpu_check.json")" = "$2" ]; }
+
+good
+expect "all well" 0
+check "the order" [ "$(uniq "$RAN" | tr '\n' ' ')" = "nvidia-smi lombard gpu_kernels_test gpu_machine_test compute-sanitizer lombard gpu_attention_bench " ]
+check "two ranks with the device" [ "$(grep -c -- '--rank [01] --size 2 .*--device cuda' "$RAN.ranks")" = 4 ]
+check "the prompts" [ "$(head -1 "$RAN.input")" = '{"prompt": [1,2], "max_tokens": 3, "temperature": 0, "ignore_eos": true}' ]
+check "tests are counted" says '^passed .* gpu_kernels_test .*12 passed'
+check "goldens are counted" says '^passed .* lending-bf16 .*2 of 2 answers'
+check "JSON: the end" json '[.ok, .commit, (.steps | length)]' '[true,"abc1234",9]'
+check "JSON: the GPU" json .gpus '"NVIDIA \"H200\", 570.1"'
+check "JSON: figures" json .benchmarks.gpu_attention_bench '{"rows":[1]}'
+
+rm "$scratch/tools/nvidia-smi"
+program tools/nvidia-smi 'echo "No devices were found"; exit 6'
+expect "no GPU" 1
+check "no GPU: said" grep -q 'no GPU.*Nothing was checked' "$scratch/stderr"
+check "no GPU: nothing ran" [ "$(cat "$RAN")" = nvidia-smi ]
+
+good
+program b/bin/gpu_machine_test 'exit 77'
+expect "a program of which nothing ran" 1
+check "it is named" says '^skipped .* gpu_machine_test'
+check "JSON: not ok" json .ok false
+good
+program b/bin/gpu_machine_test 'printf "%s\n" "[  PASSED  ] 3 tests." "[  SKIPPED ] 2 tests, listed below:"'
+expect "tests that did not see the GPU" 1
+check "they are counted" says '^skipped .* gpu_machine_test .*3 passed, 2 skipped'
+good
+GPUS='none: no NVIDIA driver' expect "a lombard that finds no GPU" 1
+check "the doctor says so" says '^failed .* doctor .*finds no GPU'
+good
+rm "$scratch/b/bin/gpu_kernels_test"
+expect "no kernel tests" 1
+check "they are missing" says '^missing .* gpu_kernels_test'
+good
+program b/bin/gpu_kernels_test 'exit 1'
+expect "a failed test" 1
+check "the others ran" says '^passed .* gpu_attention_bench'
+good
+SANITIZER=9 expect "the sanitizer found something" 1
+good
+rm "$scratch/tools/compute-sanitizer"
+[[ -n $(PATH=/usr/local/cuda/bin:$PATH command -v compute-sanitizer) ]] || expect "no sanitizer on the host" 0
+good
+HELP='' expect "a lombard that knows no device" 1
+check "lending is missing" says '^missing .* lending'
+good
+REMOTE=0 expect "nothing was lent" 1
+good
+ANSWERS='{"token_ids":[7,8,1]}
+{"token_ids":[4,5]}' expect "a wrong token" 1
+check "answers are counted" says '^failed .* lending-fp32 .*1 of 2 answers'
+good
+ANSWERS='{"token_ids":[7,8,9]}' expect "an answer is missing" 1
+good
+rm "$scratch/b/bin/gpu_attention_bench"
+expect "no benchmarks" 1
+good
+program b/bin/gpu_attention_bench ''
+expect "a benchmark without figures" 1
+good
+program b/bin/gpu_machine_test 'sleep 20'
+LOMBARD_GPU_CHECK_SECONDS=2 expect "a program that does not end" 1
+check "it is named" says '^timed out .* gpu_machine_test'
+check "the rest is not run" says '^not run .* gpu_attention_bench'
+((failures == 0)) && echo "gpu_check_test: ok"
+exit $((failures != 0))
