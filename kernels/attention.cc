@@ -44,7 +44,7 @@ struct Task {
   int item, kv_head, row_begin, row_end, part_begin, part_end;
 };
 
-Item Describe(const AttentionArgs& args, int lanes) {
+Item Describe(const AttentionArgs& args, const KernelTable& kernels) {
   const KvLayout& layout = args.layout;
   CHECK(layout.kv_heads > 0 && layout.head_dim > 0 && layout.block_tokens > 0);
   CHECK_EQ(args.q_heads % layout.kv_heads, 0);
@@ -52,10 +52,10 @@ Item Describe(const AttentionArgs& args, int lanes) {
   Item item{&args};
   item.group = args.q_heads / layout.kv_heads;
   item.dp = (layout.head_dim + 31) / 32 * 32;
+  const int half = kernels.attend_half[static_cast<int>(layout.dtype)];
   for (int i = 0; i < item.dp; ++i) {
-    const int start = i / (2 * lanes) * 2 * lanes, at = i % (2 * lanes);
-    item.order.push_back(layout.dtype != DType::kBF16 ? i
-                                                      : start + (at < lanes ? 2 * at : 2 * (at - lanes) + 1));
+    const int at = half == 0 ? 0 : i % (2 * half);
+    item.order.push_back(half == 0 ? i : i - at + (at < half ? 2 * at : 2 * (at - half) + 1));
   }
   item.parts = (args.token_count + kPartTokens - 1) / kPartTokens;
   item.rows_per_task = std::max(1, kQueryRowsPerTask / item.group);
@@ -70,16 +70,19 @@ Item Describe(const AttentionArgs& args, int lanes) {
   return item;
 }
 
-// Scaled queries of one KV head, [rows, group, dp].
-void GatherQueries(const Item& item, const Task& task, float* q) {
+// Queries of one KV head, [rows, group, dp].
+void GatherQueries(const KernelTable& kernels, const Item& item, const Task& task, float* q) {
   const AttentionArgs& args = *item.args;
   const int head_dim = args.layout.head_dim;
+  float* const first = q;
   for (int r = task.row_begin; r < task.row_end; ++r) {
     for (int g = 0; g < item.group; ++g, q += item.dp) {
       const float* src = args.q + (int64_t{r} * args.q_heads + task.kv_head * item.group + g) * head_dim;
-      for (int i = 0; i < item.dp; ++i) q[i] = item.order[i] < head_dim ? src[item.order[i]] * args.scale : 0;
+      for (int i = 0; i < item.dp; ++i) q[i] = item.order[i] < head_dim ? src[item.order[i]] : 0;
     }
   }
+  if (args.layout.dtype == DType::kBF16)
+    kernels.round_to[static_cast<int>(DType::kBF16)](first, first, q - first);
 }
 
 // Row qi of `states` (rows of one task) to its place in the results.
@@ -96,7 +99,7 @@ void Scatter(const Item& item, int kv_head, int row, int g, const float* acc, fl
 
 int64_t TaskScratchFloats(const Item& item) {
   const int64_t rows = int64_t{item.rows_per_task} * item.group;
-  return rows * item.dp + 2 * States::Floats(rows, item.dp) + internal::AttendScratchFloats(item.dp);
+  return rows * item.dp + 2 * States::Floats(rows, item.dp) + internal::AttendScratchFloats(item.dp, rows);
 }
 
 void RunTask(const KernelTable& kernels, const Item& item, const Task& task, float* split_states,
@@ -105,7 +108,7 @@ void RunTask(const KernelTable& kernels, const Item& item, const Task& task, flo
   const KvLayout& layout = args.layout;
   const int rows = task.row_end - task.row_begin, q_rows = rows * item.group, dp = item.dp;
   float* q = scratch;
-  GatherQueries(item, task, q);
+  GatherQueries(kernels, item, task, q);
   scratch += int64_t{q_rows} * dp;
   const States part_states(scratch, q_rows, dp), total(scratch + States::Floats(q_rows, dp), q_rows, dp);
 
@@ -115,6 +118,7 @@ void RunTask(const KernelTable& kernels, const Item& item, const Task& task, flo
   part.end = item.end.data() + task.row_begin;
   part.rows = rows;
   part.group = item.group;
+  part.scale = args.scale;
   part.head_dim = layout.head_dim;
   part.dp = dp;
   part.block_tokens = layout.block_tokens;
@@ -178,7 +182,7 @@ void PartialAttention(const CpuContext& context, absl::Span<const AttentionArgs>
   items.reserve(args.size());
   for (const AttentionArgs& one : args) {
     if (one.rows == 0) continue;
-    Item item = Describe(one, kernels.lanes);
+    Item item = Describe(one, kernels);
     const int index = static_cast<int>(items.size());
     item.split = item.parts > 1 && one.rows <= item.rows_per_task;
     item.states_offset = split_floats;

@@ -16,7 +16,7 @@ namespace lombard {
 // The result per row and query head, written (not merged into):
 //   max = largest s, -inf where the row sees no key; sum = sum exp(s - max);
 //   acc = sum exp(s - max) * v; all fp32
-// Query head h reads KV head h / (q_heads / kv_heads).
+// Query head h reads KV head h / (q_heads / kv_heads). With bf16 KV, q is rounded to bf16 (nearest even).
 struct AttentionArgs {
   const float* q = nullptr;              // [rows, q_heads, head_dim], contiguous
   const int32_t* q_positions = nullptr;  // [rows], not decreasing

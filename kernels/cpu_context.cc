@@ -17,6 +17,8 @@ absl::string_view IsaName(Isa isa) {
       return "avx2";
     case Isa::kAvx512:
       return "avx512";
+    case Isa::kAvx512Bf16:
+      return "avx512_bf16";
     case Isa::kAmx:
       return "amx";
   }
@@ -32,22 +34,23 @@ Isa DetectIsa() {
       !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl")) {
     return Isa::kAvx2;
   }
-  return internal::AmxAvailable() ? Isa::kAmx : Isa::kAvx512;
+  if (!__builtin_cpu_supports("avx512bf16")) return Isa::kAvx512;
+  return internal::AmxAvailable() ? Isa::kAmx : Isa::kAvx512Bf16;
 #else
   return Isa::kBase;
 #endif
 }
 
 absl::StatusOr<Isa> ParseIsa(absl::string_view name) {
-  for (const Isa isa : {Isa::kBase, Isa::kAvx2, Isa::kAvx512, Isa::kAmx}) {
+  for (const Isa isa : kAllIsas) {
     if (name != IsaName(isa)) continue;
     if (isa <= DetectIsa()) return isa;
     return absl::InvalidArgumentError(absl::StrCat("instruction set '", std::string(name),
                                                    "' is not available on this CPU, whose best is '",
                                                    std::string(IsaName(DetectIsa())), "'"));
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("unknown instruction set '", std::string(name), "': give base, avx2, avx512 or amx"));
+  return absl::InvalidArgumentError(absl::StrCat("unknown instruction set '", std::string(name),
+                                                 "': give base, avx2, avx512, avx512_bf16 or amx"));
 }
 
 namespace internal {
@@ -55,8 +58,9 @@ namespace internal {
 const KernelTable& KernelsFor(Isa isa) {
 #if defined(__x86_64__)
   if (isa == Isa::kAvx2) return Avx2Kernels();
-  if (isa == Isa::kAvx512 || isa == Isa::kAmx)
-    return Avx512Kernels();  // AMX: only products differ, see matmul.cc
+  if (isa == Isa::kAvx512) return Avx512Kernels();
+  if (isa == Isa::kAvx512Bf16 || isa == Isa::kAmx)
+    return Avx512Bf16Kernels();  // AMX: only products differ, see matmul.cc
 #endif
   CHECK(isa == Isa::kBase) << "instruction set " << static_cast<int>(isa);
   return BaseKernels();

@@ -8,8 +8,9 @@
 namespace lombard {
 
 // Instruction sets, weakest first; each includes those before it. Names on the command line: base, avx2,
-// avx512, amx.
-enum class Isa : uint8_t { kBase, kAvx2, kAvx512, kAmx };
+// avx512, avx512_bf16, amx.
+enum class Isa : uint8_t { kBase, kAvx2, kAvx512, kAvx512Bf16, kAmx };
+inline constexpr Isa kAllIsas[] = {Isa::kBase, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16, Isa::kAmx};
 
 absl::string_view IsaName(Isa isa);
 Isa DetectIsa();  // the best this CPU and operating system offer

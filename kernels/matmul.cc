@@ -72,6 +72,41 @@ void MatmulAmx(const CpuContext& context, const MatmulArgs& args) {
 }
 #endif
 
+// Weights are met in place by as many threads as there are; a task's columns are a multiple of four.
+void MatmulPairs(const CpuContext& context, const internal::KernelTable& kernels, const MatmulArgs& args) {
+  const int64_t rows = args.rows;
+  int64_t elements = 0;
+  for (int64_t k = 0; k < args.k; k += internal::kPairsBlock)
+    elements += rows * internal::PairsStride(std::min(internal::kPairsBlock, args.k - k));
+  const internal::FloatBuffer memory = internal::MakeFloats(elements / 2);
+  uint16_t* const packed = reinterpret_cast<uint16_t*>(memory.get());
+  const auto pack = [&](int r) {
+    uint16_t* block = packed;
+    for (int64_t k = 0; k < args.k; k += internal::kPairsBlock) {
+      const int64_t length = std::min(internal::kPairsBlock, args.k - k),
+                    stride = internal::PairsStride(length);
+      kernels.pack_pairs(args.x + r * args.x_stride + k, length, block + r * stride);
+      block += rows * stride;
+    }
+  };
+  if (rows * args.k >= 1 << 17) {
+    internal::ParallelFor(context, static_cast<int>(rows), pack);
+  } else {
+    for (int r = 0; r < rows; ++r) pack(r);
+  }
+  // At least four pieces a thread; where weights stream by, of about 512 KiB, a guess.
+  const int64_t most = rows <= 8 ? std::max<int64_t>(8, RoundUp((1 << 18) / args.k, 8)) : 256;
+  const int64_t piece = std::clamp<int64_t>(RoundUp(args.n / (4 * internal::Threads(context)), 8), 8, most);
+  internal::ParallelFor(context, static_cast<int>((args.n + piece - 1) / piece), [&](int task) {
+    internal::PairsBlock block;
+    block.x = packed, block.w = static_cast<const uint16_t*>(args.w), block.bias = args.bias;
+    block.y = args.y, block.y_stride = args.y_stride, block.rows = rows, block.k = args.k;
+    block.n_begin = task * piece, block.n_end = std::min(args.n, block.n_begin + piece);
+    block.accumulate = args.accumulate;
+    kernels.matmul_pairs(block);
+  });
+}
+
 }  // namespace
 
 void Matmul(const CpuContext& context, const MatmulArgs& args) {
@@ -86,6 +121,8 @@ void Matmul(const CpuContext& context, const MatmulArgs& args) {
     return;
   }
 #endif
+  if (args.w_dtype == DType::kBF16 && kernels.matmul_pairs != nullptr)
+    return MatmulPairs(context, kernels, args);
   const auto multiply = kernels.matmul[static_cast<int>(args.w_dtype)];
 
   // Passes of equal size, so that the last one does not pay for a strip of weights with a handful of rows.

@@ -144,12 +144,13 @@ inline void Scores(const float* q, int rows, int dp, const T* keys, int stride, 
   }
 }
 
-// scores [count] of one row become exp(s - max); the row's state moves to the new max.
-inline void Exponentiate(float* scores, int count, float* acc, int dp, float* max, float* sum) {
+// q . k [count] of one row become exp(s - max) with s = scale * q . k; the row's state moves to the new max.
+inline void Exponentiate(float* scores, int count, float scale, float* acc, int dp, float* max, float* sum) {
   const int padded = static_cast<int>(RoundUp(count, kLanes));
+  F top = Set1(-__builtin_inff());
+  for (int t = 0; t < padded; t += kLanes) Store(scores + t, Mul(Load(scores + t), Set1(scale)));
   for (int t = count; t < padded; ++t) scores[t] = -__builtin_inff();
-  F top = Load(scores);
-  for (int t = kLanes; t < padded; t += kLanes) top = Max(top, Load(scores + t));
+  for (int t = 0; t < padded; t += kLanes) top = Max(top, Load(scores + t));
   const float tile_max = MaxOf(top);
   if (tile_max > *max) {
     if (*sum != 0) {
@@ -241,7 +242,7 @@ inline void AttendRows(const AttendPart& a, int first, int last, const Stretch* 
              k[s].count, out, ahead);
     }
     for (int i = 0; i < rows; ++i) {
-      Exponentiate(scores + i * kTileTokens, count, acc + int64_t{i} * a.dp, a.dp, a.max + qi + i,
+      Exponentiate(scores + i * kTileTokens, count, a.scale, acc + int64_t{i} * a.dp, a.dp, a.max + qi + i,
                    a.sum + qi + i);
     }
     Weigh<T>(scores, rows, v, v_count, stride, acc, a.dp, ahead);
@@ -302,6 +303,10 @@ void Attend(const AttendPart& a) {
       }
     }
   }
+  // NaN everywhere must not look like a row that saw no key.
+  for (int i = 0; i < q_rows; ++i) {
+    if (a.sum[i] != a.sum[i]) a.max[i] = a.sum[i];
+  }
 }
 
 void FoldState(const float* acc, float max, float sum, float* dst_acc, float* dst_max, float* dst_sum,
@@ -337,6 +342,7 @@ constexpr KernelTable MakeTable() {
   table.matmul_stream_rows = kStreamRows;
   table.matmul_rows_tile = kDotRows;
   table.attend[0] = Attend<float>, table.attend[1] = Attend<F16>, table.attend[2] = Attend<BF16>;
+  table.attend_half[2] = kLanes;
   table.fold = FoldState;
   return table;
 }

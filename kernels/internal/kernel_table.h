@@ -39,16 +39,33 @@ struct MatmulBlock {
   float* scratch = nullptr;  // MatmulScratchFloats(...) floats, 64-byte aligned; null when that is 0
 };
 
+// The same for bf16 weights as products of bf16 pairs, where the CPU has them.
+struct PairsBlock {
+  // bf16 (KernelTable::pack_pairs): k is cut into blocks of kPairsBlock, each a [rows, PairsStride(its
+  // length)] matrix with zeros behind k. 64-byte aligned.
+  const uint16_t* x = nullptr;
+  const uint16_t* w = nullptr;
+  const float* bias = nullptr;
+  float* y = nullptr;
+  int64_t y_stride = 0, rows = 0, k = 0, n_begin = 0, n_end = 0;
+  bool accumulate = false;
+};
+// Six rows of x are 24 KiB, half of a first-level cache of 48 KiB, and four of weights 16 KiB.
+inline constexpr int64_t kPairsBlock = 2048;
+// A line behind each row, so that rows do not fall into the same cache sets.
+constexpr int64_t PairsStride(int64_t length) { return (length + 31) / 32 * 32 + 32; }
+
 // Queries of one KV head over one part of a span. Query rows are stacked: qi = row * group + head in group.
-// Where KV is bf16, q and acc hold their elements in another order: of each 2 * lanes the even ones, then the
-// odd ones.
+// q and acc hold their elements in the order of KernelTable::attend_half.
 struct AttendPart {
-  const float* q = nullptr;    // [rows * group, dp], scaled, zeros behind head_dim; 64-byte aligned
+  const float* q =
+      nullptr;  // [rows * group, dp], zeros behind head_dim; for bf16 KV rounded to bf16; 64-byte aligned
+  float scale = 1;
   const int* begin = nullptr;  // [rows]: row r sees the keys [begin[r], end[r]) of the span, clipped to
                                // [part_begin, part_end)
   const int* end = nullptr;
   int rows = 0, group = 0;
-  int head_dim = 0, dp = 0;  // dp: head_dim rounded up to 16
+  int head_dim = 0, dp = 0;  // dp: head_dim rounded up to 32
   int block_tokens = 0;
   int64_t head_offset = 0;  // elements from the start of a block to this KV head
   const void* const* k_blocks = nullptr;
@@ -57,14 +74,14 @@ struct AttendPart {
   float* acc = nullptr;  // [rows * group, dp]; the state of this part alone
   float* max = nullptr;
   float* sum = nullptr;
-  float* scratch = nullptr;  // AttendScratchFloats(dp) floats, 64-byte aligned
+  float* scratch = nullptr;  // AttendScratchFloats(dp, rows * group) floats, 64-byte aligned
 };
 
 inline constexpr int kTileTokens = 64;  // keys whose scores are exponentiated at once
 inline constexpr int kScoreRows =
     12;  // query rows that meet a tile at once; a multiple of every register tile's rows
-constexpr int64_t AttendScratchFloats(int dp) {
-  return kScoreRows * kTileTokens + int64_t{2} * kTileTokens * dp;
+constexpr int64_t AttendScratchFloats(int dp, int64_t q_rows) {
+  return kScoreRows * kTileTokens + int64_t{2} * kTileTokens * dp + q_rows * (dp / 2 + 16);
 }
 
 struct KernelTable {
@@ -81,11 +98,18 @@ struct KernelTable {
   // zeros up to a multiple of 64.
   void (*pack[kDTypes])(const float* x, float* packed, int64_t count) = {};
   void (*matmul[kDTypes])(const MatmulBlock& block) = {};
+  // Both null where the CPU has no dot products of bf16 pairs. pack_pairs: x [count] to bf16, zeros up to a
+  // multiple of 32.
+  void (*matmul_pairs)(const PairsBlock& block) = nullptr;
+  void (*pack_pairs)(const float* x, int64_t count, uint16_t* packed) = nullptr;
   int matmul_stream_rows =
       0;  // up to so many rows the weights are multiplied as they stream by, without scratch
   int matmul_rows_tile = 0;  // rows of the register tile
 
   void (*attend[kDTypes])(const AttendPart& part) = {};
+  // Of each 2 * attend_half elements of a head q and acc hold the even ones, then the odd ones; 0: as they
+  // are.
+  int attend_half[kDTypes] = {};
   // Folds a later part's state into an earlier one's: dst [dp].
   void (*fold)(const float* acc, float max, float sum, float* dst_acc, float* dst_max, float* dst_sum,
                int dp) = nullptr;
@@ -109,6 +133,7 @@ const KernelTable& BaseKernels();
 #if defined(__x86_64__)
 const KernelTable& Avx2Kernels();
 const KernelTable& Avx512Kernels();
+const KernelTable& Avx512Bf16Kernels();
 #endif
 
 }  // namespace lombard::internal

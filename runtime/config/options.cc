@@ -111,10 +111,11 @@ absl::StatusOr<Policy> ParsePolicy(const std::string& text) {
 }
 
 absl::StatusOr<std::string> ParseIsaName(const std::string& text) {
-  for (const char* name : {"base", "avx2", "avx512", "amx"}) {
+  for (const char* name : {"base", "avx2", "avx512", "avx512_bf16", "amx"}) {
     if (text == name) return text;
   }
-  return absl::InvalidArgumentError(absl::StrCat("'", text, "' is none of base, avx2, avx512, amx"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("'", text, "' is none of base, avx2, avx512, avx512_bf16, amx"));
 }
 
 absl::StatusOr<bool> ParseOnOff(const std::string& text) {
@@ -149,7 +150,7 @@ void AddWorkerFlags(CLI::App* app, WorkerOptions* o) {
   flags.Value("--policy", "NAME", &o->policy, ParsePolicy,
               "who lends to whom: none, static, greedy, lombard [greedy]");
   flags.Value("--isa", "NAME", &o->isa, ParseIsaName,
-              "instruction set: base, avx2, avx512, amx [the best there is]");
+              "instruction set: base, avx2, avx512, avx512_bf16, amx [the best there is]");
   flags.Whole("--max-batch-tokens", &o->max_batch_tokens, 1, 1 << 20,
               "tokens computed in one step: decodes, then prefill chunks [512]");
   flags.Whole("--max-batch-size", &o->max_batch_size, 1, 1 << 16, "sequences in one step [256]");

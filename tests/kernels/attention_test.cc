@@ -104,18 +104,27 @@ Result Attend(const CpuContext& context, const Span& span, const Query& query) {
   return result;
 }
 
-// The bounds. A score is a sum of head_dim products in chains over >= 4 lanes, of a query scaled (one
-// rounding) before: it errs by at most e = (head_dim / 4 + 6) eps * sum |q k scale|. So exp(s - max) errs by
-// a factor of 1 + 2 e + the error of exp, also through the repeated rescaling (once per 64 keys at most, and
-// per part), and sums of n positive terms by n eps at most.
-void ExpectMatches(const Span& span, const Query& query, const Result& got) {
+// The bounds. A score is a sum of head_dim products in chains over >= 4 lanes (bf16 pairs: in one chain),
+// scaled afterwards (two roundings at most): it errs by at most e = (chain + 6) eps * sum |q k scale|. So
+// exp(s - max) errs by a factor of 1 + 2 e + the error of exp, also through the repeated rescaling (once per
+// 64 keys at most, and per part), and sums of n positive terms by n eps at most. Products of bf16 pairs also
+// round the weights themselves: by 2^-8, half a unit in the last of 8 bits, with what a short polynomial adds
+// before.
+constexpr double kWeightRounding = 0x1p-8 + 3e-6;
+
+void ExpectMatches(Isa isa, const Span& span, const Query& query, const Result& got) {
+  const bool bf16 = span.layout.dtype == DType::kBF16, pairs = bf16 && isa >= Isa::kAvx512Bf16;
   const int group = query.q_heads / span.layout.kv_heads, dim = span.layout.head_dim;
   for (size_t r = 0; r < query.positions.size(); ++r) {
     for (int h = 0; h < query.q_heads; ++h) {
       const size_t at = r * query.q_heads + h;
+      std::vector<float> q(query.q.begin() + at * dim, query.q.begin() + (at + 1) * dim);
+      if (bf16) {
+        for (float& value : q) value = FloatFromBF16(BF16FromFloat(value));
+      }
       const AttentionReference expected = AttentionOverSpan(
-          &query.q[at * dim], dim, query.scale, query.positions[r], query.window, span.first_position,
-          span.token_count, [&](int t, int d) { return span.Load(span.k_bytes, t, h / group, d); },
+          q.data(), dim, query.scale, query.positions[r], query.window, span.first_position, span.token_count,
+          [&](int t, int d) { return span.Load(span.k_bytes, t, h / group, d); },
           [&](int t, int d) { return span.Load(span.v_bytes, t, h / group, d); });
       if (expected.seen == 0) {
         ASSERT_EQ(got.max[at], -kInf);
@@ -123,13 +132,13 @@ void ExpectMatches(const Span& span, const Query& query, const Result& got) {
         for (int d = 0; d < dim; ++d) ASSERT_EQ(got.acc[at * dim + d], 0);
         continue;
       }
-      const double score_error = (dim / 4 + 6) * kEpsilon * expected.score_magnitude;
+      const double score_error = ((pairs ? dim : dim / 4) + 6) * kEpsilon * expected.score_magnitude;
       ASSERT_NEAR(got.max[at], expected.max, score_error) << "max, row " << r << ", head " << h;
       const double tiles = span.token_count / internal::kTileTokens + 2;
       // s - max is itself rounded: half a unit of values up to the largest score.
       const double factor = 2 * score_error + 2 * kEpsilon * std::abs(expected.max) +
                             (2 + tiles) * (internal::kExpRelativeError + 2 * kEpsilon) +
-                            expected.seen * kEpsilon;
+                            expected.seen * kEpsilon + (pairs ? kWeightRounding : 0);
       ASSERT_NEAR(got.sum[at], expected.sum, factor * expected.sum + 1e-30)
           << "sum, row " << r << ", head " << h;
       for (int d = 0; d < dim; ++d) {
@@ -179,7 +188,7 @@ TEST_P(AttentionTest, AgreesWithFloat64OnEveryKindOfShape) {
                  std::to_string(window));
     const Span span = MakeSpan(context(), random, layout, tokens, first, 1, visible_from);
     const Query query = MakeQuery(random, rows, q_heads, layout.head_dim, position, window, score_scale);
-    ExpectMatches(span, query, Attend(context(), span, query));
+    ExpectMatches(GetParam(), span, query, Attend(context(), span, query));
     if (HasFatalFailure()) return;
   }
 }
@@ -190,7 +199,7 @@ TEST_P(AttentionTest, LongSpansAgreeWithFloat64WhetherSplitOrNot) {
     const KvLayout layout{DType::kBF16, 2, 64, 32};
     const Span span = MakeSpan(context(), random, layout, 2500, 100, 1, 0);
     const Query query = MakeQuery(random, rows, 8, 64, 100 + 2500 - rows, 0, 8);
-    ExpectMatches(span, query, Attend(context(), span, query));
+    ExpectMatches(GetParam(), span, query, Attend(context(), span, query));
     if (HasFatalFailure()) return;
   }
 }
@@ -236,6 +245,53 @@ TEST_P(AttentionTest, ARowsStateDoesNotDependOnItsBatch) {
   }
 }
 
+// Where a span is cut must not show beyond fp32, though weights may be rounded to bf16: ranks that share a
+// request cut it elsewhere than one rank alone. The merge is in float64.
+TEST_P(AttentionTest, PartsOfASpanMergeToTheWholeWithinFp32) {
+  for (const uint64_t seed : {1, 2, 3, 4}) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    std::mt19937_64 random(seed);
+    const KvLayout layout{DType::kBF16, 2, 64, 4};
+    const Span span = MakeSpan(context(), random, layout, 700, 0, 1, 0);
+    const Query query = MakeQuery(random, 2, 8, 64, 800, 0, 60);
+    const Result whole = Attend(context(), span, query);
+    const size_t heads = whole.max.size();
+    std::vector<double> sum(heads), acc(heads * 64);
+    for (int begin = 0; begin < span.token_count;) {
+      const int count = std::min(span.token_count - begin, 4 * Pick(random, {1, 7, 16, 31, 50}));
+      Result part;
+      AttentionArgs args = MakeArgs(span, query, part);
+      args.k_blocks += begin / 4, args.v_blocks += begin / 4;
+      args.first_position += begin, args.token_count = count;
+      PartialAttention(context(), absl::MakeConstSpan(&args, 1));
+      for (size_t h = 0; h < heads; ++h) {
+        const double factor = std::exp(double{part.max[h]} - whole.max[h]);
+        sum[h] += part.sum[h] * factor;
+        for (int d = 0; d < 64; ++d) acc[h * 64 + d] += part.acc[h * 64 + d] * factor;
+      }
+      begin += count;
+    }
+    // 700 terms of at most 1 each, scores of up to 60 (their rounding moves exp by 60 eps), and the rest:
+    // 1000 eps.
+    for (size_t h = 0; h < heads; ++h) {
+      ASSERT_NEAR(sum[h], whole.sum[h], 1000 * kEpsilon * whole.sum[h]) << "head " << h;
+      for (int d = 0; d < 64; ++d)
+        ASSERT_NEAR(acc[h * 64 + d], whole.acc[h * 64 + d], 1000 * kEpsilon * whole.sum[h])
+            << "head " << h << ", " << d;
+    }
+  }
+}
+
+TEST_P(AttentionTest, NanKeysAreNotTakenForNoKeys) {
+  std::mt19937_64 random(3);
+  const KvLayout layout{DType::kBF16, 1, 64, 16};
+  Span span = MakeSpan(context(), random, layout, 40, 0, 1, 40);  // nothing written: all NaN
+  const Query query = MakeQuery(random, 1, 2, 64, 50, 0, 1);
+  const Result got = Attend(context(), span, query);
+  for (const float a : got.acc) ASSERT_TRUE(std::isnan(a));
+  for (const float s : got.sum) ASSERT_TRUE(std::isnan(s));
+}
+
 TEST_P(AttentionTest, RowsMayLieFarApart) {
   std::mt19937_64 random(13);
   const KvLayout layout{DType::kBF16, 1, 64, 16};
@@ -249,7 +305,7 @@ TEST_P(AttentionTest, RowsMayLieFarApart) {
   }
   Query query = MakeQuery(random, 3, 4, 64, 0, 20, 4);
   query.positions = {49, 219, 219};
-  ExpectMatches(span, query, Attend(context(), span, query));
+  ExpectMatches(GetParam(), span, query, Attend(context(), span, query));
 }
 
 LOMBARD_FOR_EVERY_ISA(AttentionTest);

@@ -9,7 +9,7 @@ namespace lombard {
 namespace {
 
 TEST(CpuContextTest, ParsesTheNamesThisCpuOffersAndRefusesTheRestByName) {
-  for (Isa isa : {Isa::kBase, Isa::kAvx2, Isa::kAvx512, Isa::kAmx}) {
+  for (Isa isa : kAllIsas) {
     const auto parsed = ParseIsa(IsaName(isa));
     if (isa <= DetectIsa()) {
       ASSERT_TRUE(parsed.ok());

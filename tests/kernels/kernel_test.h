@@ -40,9 +40,8 @@ inline std::string IsaParamName(const testing::TestParamInfo<Isa>& info) {
   return std::string(IsaName(info.param));
 }
 
-#define LOMBARD_FOR_EVERY_ISA(Suite)                                                                     \
-  INSTANTIATE_TEST_SUITE_P(Isa, Suite, testing::Values(Isa::kBase, Isa::kAvx2, Isa::kAvx512, Isa::kAmx), \
-                           IsaParamName)
+#define LOMBARD_FOR_EVERY_ISA(Suite) \
+  INSTANTIATE_TEST_SUITE_P(Isa, Suite, testing::ValuesIn(kAllIsas), IsaParamName)
 
 // `bytes` that end exactly at an unreadable page: a kernel that reads behind its input dies here.
 class GuardedBytes {

@@ -62,6 +62,7 @@ void Check(const CpuContext& context, const Problem& p, uint64_t seed) {
       }
       if (p.bias) sum += bias[n], magnitude += std::abs(bias[n]);
       if (p.accumulate) sum += old, magnitude += std::abs(old);
+      // Pairs: 16 lanes of k / 16 products each; tiles: one chain. Products below 2^-126 count as zero.
       const int chain = context.isa == Isa::kAmx ? p.k : p.k / 4;
       ASSERT_NEAR(got, sum, (chain + 8) * kEpsilon * magnitude) << "at row " << m << ", column " << n;
     }
@@ -89,6 +90,17 @@ TEST_P(MatmulTest, ManyRowsTakeSeveralPasses) {
   Check(context(), {DType::kF16, 130, 5, 64, false, false, 0, 3}, 3);
 }
 
+// One row more or less than a register tile, a strip, a stream has; k in one block, in several, with a rest.
+TEST_P(MatmulTest, RowsAndColumnsAroundEveryTileAgree) {
+  uint64_t seed = 100;
+  for (const int rows : {8, 9, 13, 24, 25, 129}) {
+    for (const int k : {2047, 2048, 4100}) {
+      Check(context(), {DType::kBF16, rows, rows == 129 ? 67 : 18, k, true, true, 1, 1}, ++seed);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
 TEST_P(MatmulTest, WeightsMayStartAtAnyMultipleOfTwoBytes) {
   std::mt19937_64 random(5);
   const int n = 9, k = 67, rows = 3;
@@ -114,7 +126,7 @@ TEST_P(MatmulTest, WeightsMayStartAtAnyMultipleOfTwoBytes) {
 // rows, and among those of many).
 TEST_P(MatmulTest, ARowsResultDoesNotDependOnItsBatch) {
   std::mt19937_64 random(11);
-  const int n = 45, k = 1100, rows = 110;
+  const int n = 45, k = 2100, rows = 110;
   const std::vector<float> x = RandomFloats(random, rows * k), w = RandomFloats(random, n * k);
   for (DType dtype : kAllDTypes) {
     std::vector<char> bytes(w.size() * DTypeBytes(dtype));
@@ -129,7 +141,7 @@ TEST_P(MatmulTest, ARowsResultDoesNotDependOnItsBatch) {
     };
     const bool amx = GetParam() == Isa::kAmx && dtype == DType::kBF16;
     const std::vector<float> all = product(context(), 0, rows);
-    for (int count : {1, 2, 3, 8, 9, 50, 97}) {
+    for (int count : {1, 2, 3, 7, 8, 9, 24, 25, 50, 97}) {
       if (amx && count < 50) continue;
       for (int first : {0, 5}) {
         const std::vector<float> some = product(serial(), first, count);

@@ -31,7 +31,7 @@ TEST_P(ArchitecturesTest, LogitsAreThoseOfTransformersWhereverTheKvLies) {
   const std::vector<int> positions = reference["positions"];
   const size_t vocabulary = (*model)->config().vocab_size;
 
-  for (Isa isa : {Isa::kBase, Isa::kAvx2, Isa::kAvx512, Isa::kAmx}) {
+  for (Isa isa : kAllIsas) {
     if (isa > DetectIsa()) continue;  // the CPU lacks it; kernels' own tests count these as skipped
     SplitForwardOptions options{.chunk_tokens = 1000, .context = {isa, nullptr}};
     const auto alone = SplitForward(**model, prompt, options);

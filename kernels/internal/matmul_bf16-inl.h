@@ -1,0 +1,229 @@
+// Products with bf16 weights as dot products of bf16 pairs (VDPBF16PS): weights as they lie, row-major [n,
+// k], lanes along k, one vector of sums per output. No packing of weights, whatever the rows.
+//
+// The order of an output's sum: old value; then per block of k 16 lanes of pairs, k ascending, and Fold's
+// tree over the lanes; then bias. The same for every number of rows.
+#pragma once
+
+#include <immintrin.h>
+
+#include "kernels/internal/kernel_table.h"
+
+namespace lombard::internal::isa_avx512_bf16 {
+namespace {
+
+constexpr int64_t kFewRows = 24;  // up to here memory is the limit, not arithmetic: a guess
+
+inline __m512 DotOf(__m512 sums, __m512i a, __m512i b) {
+  return _mm512_dpbf16_ps(sums, (__m512bh)a, (__m512bh)b);
+}
+
+// x [k] rounded to bf16, zeros up to a multiple of 32.
+void PackPairs(const float* x, int64_t k, uint16_t* packed) {
+  int64_t i = 0;
+  for (; i + 32 <= k; i += 32) {
+    _mm512_storeu_si512(packed + i,
+                        (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + i + 16), _mm512_loadu_ps(x + i)));
+  }
+  if (i == k) return;
+  float tail[32] = {};
+  __builtin_memcpy(tail, x + i, (k - i) * sizeof(float));
+  _mm512_storeu_si512(packed + i,
+                      (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(tail + 16), _mm512_loadu_ps(tail)));
+}
+
+// sums[m * N + n] += x[m, :] . w[n, :] over `length` elements. The weights `ahead` bytes behind these are
+// fetched too, unless it is 0.
+template <int M, int N>
+inline __attribute__((always_inline)) void DotTile(const uint16_t* x, int64_t x_stride, const uint16_t* w,
+                                                   int64_t w_stride, int64_t length, int64_t ahead,
+                                                   __m512 (&sums)[M * N]) {
+  const auto step = [&](int64_t i, __mmask32 have) __attribute__((always_inline)) {
+    __m512i ws[N];
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) {
+      ws[n] = have == ~__mmask32{0} ? _mm512_loadu_si512(w + n * w_stride + i)
+                                    : _mm512_maskz_loadu_epi16(have, w + n * w_stride + i);
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) {
+      const __m512i xs = _mm512_loadu_si512(x + m * x_stride + i);
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n) sums[m * N + n] = DotOf(sums[m * N + n], xs, ws[n]);
+    }
+  };
+  int64_t i = 0;
+  if (ahead != 0) {
+    for (; i + 32 <= length; i += 32) {
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n)
+        _mm_prefetch(reinterpret_cast<const char*>(w + n * w_stride + i) + ahead, _MM_HINT_T0);
+      step(i, ~__mmask32{0});
+    }
+  } else {
+    for (; i + 32 <= length; i += 32) step(i, ~__mmask32{0});
+  }
+  if (i < length) step(i, (__mmask32{1} << (length - i)) - 1);
+}
+
+// Four vectors -> four sums over each quarter, in each quarter.
+inline __m512 FoldInQuarters(__m512 a, __m512 b, __m512 c, __m512 d) {
+  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)),
+               cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  const __m512d low = _mm512_unpacklo_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd)),
+                high = _mm512_unpackhi_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+  return _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+}
+// Four results of FoldInQuarters -> the sums of 16 vectors.
+inline __m512 FoldQuarters(__m512 a, __m512 b, __m512 c, __m512 d) {
+  const __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd)),
+               cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x88), _mm512_shuffle_f32x4(c, d, 0xdd));
+  return _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+}
+
+// out[i] = the sum over the lanes of v[i].
+template <int COUNT>
+inline void Fold(const __m512* v, float* out) {
+  const auto at = [&](int i) { return i < COUNT ? v[i] : _mm512_setzero_ps(); };
+#pragma GCC unroll 8
+  for (int i = 0; i < COUNT; i += 16) {
+    const __m512 a = FoldInQuarters(at(i), at(i + 1), at(i + 2), at(i + 3)),
+                 b = FoldInQuarters(at(i + 4), at(i + 5), at(i + 6), at(i + 7)),
+                 c = FoldInQuarters(at(i + 8), at(i + 9), at(i + 10), at(i + 11)),
+                 d = FoldInQuarters(at(i + 12), at(i + 13), at(i + 14), at(i + 15));
+    _mm512_storeu_ps(out + i, FoldQuarters(a, b, c, d));
+  }
+}
+
+// M rows from m on, N columns from n on, over the block of k that begins at `k`. `ahead`: see DotTile.
+template <int M, int N>
+inline void PairsTile(const PairsBlock& b, const uint16_t* x, int64_t x_stride, int64_t k, int64_t length,
+                      int64_t m, int64_t n, int64_t ahead) {
+  __m512 sums[M * N];
+#pragma GCC unroll 32
+  for (int i = 0; i < M * N; ++i) sums[i] = _mm512_setzero_ps();
+  DotTile<M, N>(x + m * x_stride, x_stride, b.w + n * b.k + k, b.k, length, ahead, sums);
+  float values[(M * N + 15) / 16 * 16];
+  Fold<M * N>(sums, values);
+  const bool add = k != 0 || b.accumulate, add_bias = b.bias != nullptr && k + length == b.k;
+  for (int i = 0; i < M; ++i) {
+    float* y = b.y + (m + i) * b.y_stride + n;
+    for (int j = 0; j < N; ++j) {
+      float value = values[i * N + j];
+      if (add) value = y[j] + value;
+      y[j] = add_bias ? value + b.bias[n + j] : value;
+    }
+  }
+}
+
+// Up to N columns from n on.
+template <int M, int N>
+inline void PairsColumns(const PairsBlock& b, const uint16_t* x, int64_t x_stride, int64_t k, int64_t length,
+                         int64_t m, int64_t n, int64_t columns, int64_t ahead) {
+  if (columns >= N) return PairsTile<M, N>(b, x, x_stride, k, length, m, n, ahead);
+  for (int64_t j = 0; j < columns; ++j) PairsTile<M, 1>(b, x, x_stride, k, length, m, n + j, ahead);
+}
+
+// Up to eight rows: the weights are one stream from memory, two columns at a time. Where k has several
+// blocks, sixteen columns share the rows of x of a block, which stay in the first-level cache.
+template <int M>
+void PairsStream(const PairsBlock& b) {
+  constexpr int64_t kGroup = 16, kColumns = 2;
+  for (int64_t group = b.n_begin; group < b.n_end; group += kGroup) {
+    const int64_t end = group + kGroup < b.n_end ? group + kGroup : b.n_end;
+    const uint16_t* x = b.x;
+    for (int64_t k = 0; k < b.k; k += kPairsBlock) {
+      const int64_t length = b.k - k < kPairsBlock ? b.k - k : kPairsBlock, stride = PairsStride(length);
+      for (int64_t n = group; n < end; n += kColumns) {
+        const int64_t here = n * b.k + k;
+        const int64_t next = n + kColumns < end ? here + kColumns * b.k
+                             : k + length < b.k ? group * b.k + k + length
+                                                : end * b.k;
+        PairsColumns<M, kColumns>(b, x, stride, k, length, 0, n, end - n, (next - here) * 2);
+      }
+      x += b.rows * stride;
+    }
+  }
+}
+
+inline void PairsRows(const PairsBlock& b, const uint16_t* x, int64_t stride, int64_t k, int64_t length,
+                      int64_t m, int take, int64_t n, int64_t columns, int64_t ahead) {
+  if (take == 1) PairsColumns<1, 4>(b, x, stride, k, length, m, n, columns, ahead);
+  if (take == 2) PairsColumns<2, 4>(b, x, stride, k, length, m, n, columns, ahead);
+  if (take == 3) PairsColumns<3, 4>(b, x, stride, k, length, m, n, columns, ahead);
+  if (take == 4) PairsColumns<4, 4>(b, x, stride, k, length, m, n, columns, ahead);
+  if (take == 5) PairsColumns<5, 4>(b, x, stride, k, length, m, n, columns, ahead);
+  if (take == 6) PairsColumns<6, 4>(b, x, stride, k, length, m, n, columns, ahead);
+}
+
+// Strips of columns, whose weights stay in the second-level cache; per strip the rows of x six by six, which
+// stay in the first-level cache while the strip's columns pass by four by four.
+void PairsBlocked(const PairsBlock& b) {
+  const int64_t tiles = (b.rows + 5) / 6;
+  const int64_t strip = b.rows <= 128 ? 32 : 64;
+  const uint16_t* x = b.x;
+  for (int64_t k = 0; k < b.k; k += kPairsBlock) {
+    const int64_t length = b.k - k < kPairsBlock ? b.k - k : kPairsBlock, stride = PairsStride(length);
+    for (int64_t first = b.n_begin; first < b.n_end; first += strip) {
+      const int64_t last = first + strip < b.n_end ? first + strip : b.n_end;
+      int64_t m = 0;
+      for (int64_t tile = 0; tile < tiles; ++tile) {
+        const int64_t left = b.rows - m;
+        const int take = static_cast<int>(left <= 6 ? left : left < 12 ? (left + 1) / 2 : 6);
+        for (int64_t n = first; n < last; n += 4) {
+          if (n + strip + 4 <= b.n_end) {
+            for (int64_t i = length * tile / tiles / 32 * 32; i < length * (tile + 1) / tiles; i += 32) {
+              for (int64_t j = 0; j < 4; ++j)
+                _mm_prefetch(reinterpret_cast<const char*>(b.w + (n + strip + j) * b.k + k + i), _MM_HINT_T1);
+            }
+          }
+          PairsRows(b, x, stride, k, length, m, take, n, last - n, 0);
+        }
+        m += take;
+      }
+    }
+    x += b.rows * stride;
+  }
+}
+
+// Few rows: columns four by four outside, whose weights come from memory while the first rows meet them.
+void PairsFew(const PairsBlock& b) {
+  const uint16_t* x = b.x;
+  for (int64_t k = 0; k < b.k; k += kPairsBlock) {
+    const int64_t length = b.k - k < kPairsBlock ? b.k - k : kPairsBlock, stride = PairsStride(length);
+    for (int64_t n = b.n_begin; n < b.n_end; n += 4) {
+      for (int64_t m = 0; m < b.rows;) {
+        const int64_t left = b.rows - m;
+        const int take = static_cast<int>(left <= 6 ? left : left < 12 ? (left + 1) / 2 : 6);
+        PairsRows(b, x, stride, k, length, m, take, n, b.n_end - n, m == 0 ? 4 * b.k * 2 : 0);
+        m += take;
+      }
+    }
+    x += b.rows * stride;
+  }
+}
+
+void MatmulPairs(const PairsBlock& b) {
+  switch (b.rows) {
+    case 1:
+      return PairsStream<1>(b);
+    case 2:
+      return PairsStream<2>(b);
+    case 3:
+      return PairsStream<3>(b);
+    case 4:
+      return PairsStream<4>(b);
+    case 5:
+      return PairsStream<5>(b);
+    case 6:
+      return PairsStream<6>(b);
+    case 7:
+      return PairsStream<7>(b);
+    case 8:
+      return PairsStream<8>(b);
+  }
+  b.rows <= kFewRows ? PairsFew(b) : PairsBlocked(b);
+}
+
+}  // namespace
+}  // namespace lombard::internal::isa_avx512_bf16
