@@ -1,13 +1,21 @@
-// Our own products on a GPU against float64.
+// Products on a GPU against float64: our own kernels', and those we ask cuBLASLt for (on the emulated device:
+// a library that does as its documentation says).
 #include "kernels/cuda/matmul.h"
 
+#include "kernels/cuda/blas.h"
 #include "tests/kernels/cuda/gpu_test.h"
+#ifdef LOMBARD_HAS_CUBLAS_LT
+#include "tests/kernels/cuda/fake_cublas_lt.h"
+#endif
 
 namespace lombard {
 namespace {
 
 class GpuMatmulTest : public GpuTest {
  protected:
+  // Null: our own kernels.
+  void SetBlas(GpuBlas* blas) { blas_ = blas; }
+  void AgreesWithFloat64(int shapes);
   // All of y, [rows, y_stride], which begins as `before`.
   std::vector<float> Product(DType dtype, const std::vector<char>& x, const std::vector<char>& w,
                              const std::vector<float>& bias, const std::vector<float>& before,
@@ -19,16 +27,20 @@ class GpuMatmulTest : public GpuTest {
     args.dtype = dtype;
     args.x = x_device.data(), args.w = w_device.data<char>() + w_offset, args.y = y_device.data<float>();
     if (!bias.empty()) args.bias = bias_device.data<float>();
-    const absl::Status launched = ToStatus(GpuMatmul(stream().ref(), args));
+    const absl::Status launched =
+        blas_ == nullptr ? ToStatus(GpuMatmul(stream().ref(), args)) : blas_->Matmul(stream().ref(), args);
     EXPECT_TRUE(launched.ok()) << launched;
     return Download<float>(y_device);
   }
+
+ private:
+  GpuBlas* blas_ = nullptr;
 };
 
 // The bound: a sum of k products in one chain at most, plus bias and old value; each addition errs by at most
 // a unit roundoff of a partial sum, which never exceeds sum |x w|.
-TEST_P(GpuMatmulTest, AgreesWithFloat64OnEveryKindOfShape) {
-  for (int i = 0; i < 24; ++i) {
+void GpuMatmulTest::AgreesWithFloat64(int shapes) {
+  for (int i = 0; i < shapes; ++i) {
     const DType dtype = kAllDTypes[i % 3];
     const int64_t rows = Pick(random(), {1, 1, 2, 3, 4, 5, 7, 8, 9, 33, 70});
     const int64_t n = Pick(random(), {1, 3, 4, 5, 8, 9, 31, 64, 70});
@@ -65,6 +77,31 @@ TEST_P(GpuMatmulTest, AgreesWithFloat64OnEveryKindOfShape) {
       }
     }
   }
+}
+
+TEST_P(GpuMatmulTest, AgreesWithFloat64OnEveryKindOfShape) { AgreesWithFloat64(24); }
+
+// Where the library has no algorithm for a shape, our kernels do it.
+TEST_P(GpuMatmulTest, CublasLtIsAskedForTheSame) {
+#if defined(LOMBARD_EMULATED_GPU) && defined(LOMBARD_HAS_CUBLAS_LT)
+  auto blas = GpuBlas::Create(stream().device(), FakeCublasLt());
+  ASSERT_TRUE(blas.ok()) << blas.status();
+  const int before = FakeHeuristicCalls();
+#else
+  auto blas = GpuBlas::Create(stream().device());
+  if (!blas.ok()) GTEST_SKIP() << blas.status();
+#endif
+  SetBlas(blas->get());
+  AgreesWithFloat64(24);
+#if defined(LOMBARD_EMULATED_GPU) && defined(LOMBARD_HAS_CUBLAS_LT)
+  // A shape that comes again is not searched for again.
+  const std::vector<char> x = Encode(DType::kBF16, RandomFloats(random(), 9 * 16)),
+                          w = Encode(DType::kBF16, RandomFloats(random(), 18 * 16));
+  GpuMatmulArgs args;
+  args.rows = 9, args.n = 18, args.k = 16, args.x_stride = 16, args.y_stride = 18;
+  for (int i = 0; i < 3; ++i) Product(DType::kBF16, x, w, {}, std::vector<float>(9 * 18), args);
+  EXPECT_LE(FakeHeuristicCalls() - before, 24 + 1);
+#endif
 }
 
 TEST_P(GpuMatmulTest, WeightsMayStartAtAnyElement) {
