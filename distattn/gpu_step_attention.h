@@ -1,0 +1,105 @@
+// StepAttention's counterpart on a GPU: executes a step's plan, layer by layer, on the step's stream. One
+// schedule is made per step and runs in every layer; the host takes part only where something is lent.
+//
+//   RETURN_IF_ERROR(attention.Begin(step, &plan, &tables));
+//   RETURN_IF_ERROR(tables.Send(stream));
+//   for each layer: rotate q, append the new K and V to k_blocks(layer), v_blocks(layer);
+//                   RETURN_IF_ERROR(attention.Attend(layer, q, out, out_dtype));
+//
+// Lent spans, driven by the host: the layer's queries come to pinned memory, leave by RemoteClient, and the
+// states that come back are copied to where the merge finds them, while local spans are attended. Belongs to
+// the step thread.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "base/device/gpu_stream.h"
+#include "base/device/gpu_tables.h"
+#include "distattn/plan.h"
+#include "distattn/remote_client.h"
+#include "kernels/cuda/attention_schedule.h"
+#include "kernels/cuda/partial_attention.h"
+#include "kvpool/gpu_kv_storage.h"
+
+namespace lombard {
+
+class GpuStepAttention {
+ public:
+  // `client` may be null where nothing is ever lent. Nothing is owned; all outlive this.
+  static absl::StatusOr<std::unique_ptr<GpuStepAttention>> Create(const AttentionShape& shape,
+                                                                  const GpuKvStorage* storage,
+                                                                  RemoteClient* client, GpuStream* stream);
+
+  // Adds the step's arrays to `tables`, which the caller sends before the first layer and leaves alone until
+  // the step's end. kResourceExhausted: no room for the states.
+  absl::Status Begin(uint64_t step, const AttentionPlan* plan, GpuTables* tables);
+
+  // Device memory, of this step: where the rows' new keys and values go.
+  const int32_t* positions() const { return tables_->At(positions_); }  // [rows]
+  const int32_t* slots() const { return tables_->At(slots_); }          // [rows]
+  void* const* k_blocks(int layer) const { return BlocksOf(2 * layer); }
+  void* const* v_blocks(int layer) const { return BlocksOf(2 * layer + 1); }
+
+  // q [rows, q_heads, head_dim] of the KV dtype, contiguous; out [rows, q_heads, head_dim] of out_dtype.
+  // Enqueues; waits only for queries and states of lent spans. Errors are those of RemoteClient and the
+  // device's. After an error the stream may still have work that uses the step's arrays.
+  absl::Status Attend(int layer, const void* q, void* out, DType out_dtype);
+
+  // Once the stream has passed the last layer. Local attention is that of one layer, times the layers.
+  absl::StatusOr<AttentionTiming> Timing() const;
+  bool has_remote() const { return !lent_.empty(); }
+  bool peers_failed() const { return peers_failed_; }  // Attend's last error was of RemoteClient
+  uint64_t keys_read() const { return keys_read_; }    // as StepAttention's
+
+ private:
+  // A lent span of the step.
+  struct Lent {
+    LentSpan span;
+    int first_row, rows, first_query_position;
+    int32_t first_state;  // on the device
+    size_t host_state;    // state row in host_states_
+  };
+  GpuStepAttention(const AttentionShape& shape, const GpuKvStorage* storage, RemoteClient* client,
+                   GpuStream* stream, GpuEvent queries_here, GpuEvent begin, GpuEvent end);
+  void* const* BlocksOf(int slab) const { return tables_->At(blocks_) + int64_t{slab} * rows_; }
+  std::vector<AttentionItem> MakeItems(std::vector<int32_t>* block_table);
+  AttentionState HostState(const Lent& lent) const;
+  // The queries must be here. False: no lent span is visible in this layer.
+  absl::StatusOr<bool> PostLent(int layer);
+  absl::Status UploadLent();
+  float* acc() const { return states_.data<float>(); }
+  float* max() const { return acc() + state_rows_ * shape_.q_heads * storage_->layout().head_dim; }
+  float* sum() const { return max() + state_rows_ * shape_.q_heads; }
+
+  const AttentionShape shape_;
+  const GpuKvStorage* const storage_;
+  RemoteClient* const client_;
+  GpuStream* const stream_;
+  GpuEvent queries_here_, begin_, end_;
+
+  // Of the step.
+  uint64_t step_ = 0;
+  const AttentionPlan* plan_ = nullptr;
+  int rows_ = 0;
+  GpuTables* tables_ = nullptr;
+  AttentionSchedule schedule_;
+  GpuTables::Place<AttentionWork> work_;
+  GpuTables::Place<int32_t> work_rows_, merge_begin_, merge_states_, block_table_, positions_, slots_;
+  GpuTables::Place<void*> blocks_;  // [layers, K or V, rows]
+  std::vector<Lent> lent_;
+  size_t lent_rows_ = 0;  // of lent_, together
+  bool peers_failed_ = false;
+  uint64_t keys_read_ = 0;
+  int timed_layer_ = 0;
+  AttentionTiming timing_;
+
+  int64_t state_rows_ = 0;  // that states_ has room for
+  DeviceMemory states_;     // acc, max, sum
+  PinnedMemory host_q_;     // [rows, q_heads, head_dim] of the KV dtype
+  PinnedMemory host_states_;
+  std::vector<float> q_;
+};
+
+}  // namespace lombard

@@ -1,0 +1,54 @@
+// KV blocks in a GPU's memory: per layer a slab for K and one for V, each [blocks, kv_heads, block_tokens,
+// head_dim].
+//
+// Kernels take the addresses. Bytes for other ranks pass through pinned memory on a stream of its own, and a
+// function returns when they are there: whoever reads a block after its step has ended, or writes one before
+// its step begins, needs no further order.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <mutex>
+
+#include "absl/status/statusor.h"
+#include "base/device/gpu_memory.h"
+#include "base/device/gpu_stream.h"
+#include "kvpool/kv_bytes.h"
+
+namespace lombard {
+
+class GpuKvStorage final : public KvBytes {
+ public:
+  // kResourceExhausted: the device has no room for it.
+  static absl::StatusOr<std::unique_ptr<GpuKvStorage>> Create(int device, const KvLayout& layout, int layers,
+                                                              uint32_t block_count);
+
+  // Device memory.
+  std::byte* k(int layer, BlockId id) const { return memory_.data<std::byte>() + Offset(2 * layer, id); }
+  std::byte* v(int layer, BlockId id) const { return memory_.data<std::byte>() + Offset(2 * layer + 1, id); }
+  std::byte* k_slab(int layer) const { return k(layer, BlockId{0}); }
+  std::byte* v_slab(int layer) const { return v(layer, BlockId{0}); }
+
+  absl::Status AppendTo(int layer, absl::Span<const BlockId> blocks, std::string* bytes) const override;
+  absl::Status Write(int layer, absl::Span<const BlockId> blocks, absl::string_view bytes) const override;
+  // A failure is kept, and shows at the next call of AppendTo or Write.
+  void Poison(BlockId id) const override;
+  void Copy(BlockId from, BlockId to) const override;
+
+ private:
+  GpuKvStorage(const KvLayout& layout, int layers, uint32_t block_count, DeviceMemory memory,
+               PinnedMemory staging, GpuStream stream)
+      : KvBytes(layout, layers, block_count),
+        memory_(std::move(memory)),
+        staging_(std::move(staging)),
+        stream_(std::move(stream)) {}
+  size_t BlocksAtOnce() const { return staging_.bytes() / (2 * static_cast<size_t>(layout().block_bytes())); }
+
+  const DeviceMemory memory_;
+  mutable std::mutex mutex_;  // of what follows
+  const PinnedMemory staging_;
+  mutable GpuStream stream_;
+  mutable absl::Status failure_;
+};
+
+}  // namespace lombard

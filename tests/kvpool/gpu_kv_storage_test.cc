@@ -1,0 +1,50 @@
+// KV in a GPU's memory behaves as in the host's: the same calls on both, and the same bytes afterwards.
+#include "kvpool/gpu_kv_storage.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "base/device/gpu_info.h"
+#include "kvpool/kv_storage.h"
+
+namespace lombard {
+namespace {
+
+TEST(GpuKvStorageTest, HoldsWhatHostMemoryWouldHold) {
+  const GpuSearch found = FindGpus();
+  if (found.gpus.empty()) GTEST_SKIP() << "no GPU: " << found.reason;
+  constexpr uint64_t kSeed = 20261128;
+  SCOPED_TRACE(testing::Message() << "seed " << kSeed);
+  std::mt19937_64 random(kSeed);
+  // 512 KiB a block, so that ten of them pass through the staging memory in several turns.
+  const KvLayout layout{.dtype = DType::kBF16, .kv_heads = 8, .head_dim = 128, .block_tokens = 256};
+  constexpr int kLayers = 2;
+  constexpr uint32_t kBlocks = 12;
+  const auto gpu = GpuKvStorage::Create(found.gpus[0].device, layout, kLayers, kBlocks);
+  ASSERT_TRUE(gpu.ok()) << gpu.status();
+  const auto host = KvStorage::Create(layout, kLayers, kBlocks);
+  ASSERT_TRUE(host.ok()) << host.status();
+  const std::vector<const KvBytes*> both = {gpu->get(), host->get()};
+
+  std::vector<BlockId> some;
+  for (uint32_t i = 0; i < 10; ++i) some.push_back(BlockId{(7 * i + 3) % kBlocks});
+  for (int layer = 0; layer < kLayers; ++layer) {
+    std::string bytes(2 * static_cast<size_t>(layout.block_bytes()) * some.size(), '\0');
+    for (char& byte : bytes) byte = static_cast<char>(random());
+    for (const KvBytes* storage : both) ASSERT_TRUE(storage->Write(layer, some, bytes).ok());
+  }
+  for (const KvBytes* storage : both) {
+    storage->Copy(some[0], some[4]);
+    storage->Poison(some[2]);
+  }
+  for (int layer = 0; layer < kLayers; ++layer) {
+    std::vector<std::string> bytes(2, "before");
+    for (size_t i = 0; i < both.size(); ++i) ASSERT_TRUE(both[i]->AppendTo(layer, some, &bytes[i]).ok());
+    EXPECT_TRUE(bytes[0] == bytes[1]) << "layer " << layer;
+    EXPECT_EQ(bytes[0].size(), 6 + 2 * static_cast<size_t>(layout.block_bytes()) * some.size());
+  }
+}
+
+}  // namespace
+}  // namespace lombard
