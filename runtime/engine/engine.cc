@@ -161,7 +161,7 @@ StepReport Engine::Finish(absl::StatusOr<StepResult> result, absl::Time now) {
               .keys_read = result->keys_read,
               .seconds = result->seconds};
     MeasureRates(report);
-    Commit(result->logits, now);
+    Commit(*result, now);
   } else {
     ++recovery_.abandoned_steps;
     for (const KvSend& send : work_.sends) mover_->ForgetTransfer(send.transfer);
@@ -179,7 +179,13 @@ StepInput Engine::BuildInput() const {
       input.tokens.push_back(s.tokens[s.computed() + i]);
       input.positions.push_back(static_cast<int32_t>(s.computed() + i));
     }
-    if (row.samples()) input.logit_rows.push_back(static_cast<int32_t>(input.tokens.size()) - 1);
+    if (!row.samples()) continue;
+    const absl::Span<const int32_t> tokens = s.tokens;
+    input.logit_rows.push_back(static_cast<int32_t>(input.tokens.size()) - 1);
+    input.sampling.push_back({.params = &s.request.sampling,
+                              .prompt = tokens.first(s.prompt_size()),
+                              .output = tokens.subspan(s.prompt_size()),
+                              .sample_index = s.request.sample_index});
   }
   return input;
 }
@@ -231,9 +237,18 @@ AttentionPlan Engine::BuildPlan() const {
   return plan;
 }
 
-void Engine::Commit(std::vector<float>& logits, absl::Time now) {
+// The token of logit row `row`: the machine's, or drawn here from the next of its logits.
+SampledToken Engine::SampledAt(size_t row, StepResult& result, size_t* logits_used) const {
+  if (row < result.sampled.size() && result.sampled[row].has_value()) return *std::move(result.sampled[row]);
   const size_t vocabulary = model_.vocab_size;
-  size_t logit_row = 0;
+  const RowSampling& s = work_.input.sampling[row];
+  const absl::Span<float> logits =
+      absl::MakeSpan(result.logits).subspan((*logits_used)++ * vocabulary, vocabulary);
+  return Sample(logits, *s.params, s.prompt, s.output, s.sample_index, model_.eos_token_ids);
+}
+
+void Engine::Commit(StepResult& result, absl::Time now) {
+  size_t logit_row = 0, logits_used = 0;
   for (Row& row : rows_) {
     Sequence& s = *row.sequence;
     const bool samples = row.samples();
@@ -250,11 +265,7 @@ void Engine::Commit(std::vector<float>& logits, absl::Time now) {
     }
     ShareFullBlocks(s, now);
     if (!samples) continue;
-    const absl::Span<float> scores = absl::MakeSpan(logits).subspan(logit_row++ * vocabulary, vocabulary);
-    const absl::Span<const int32_t> tokens = s.tokens;
-    const SampledToken sampled =
-        Sample(scores, s.request.sampling, tokens.first(s.prompt_size()), tokens.subspan(s.prompt_size()),
-               s.request.sample_index, model_.eos_token_ids);
+    const SampledToken sampled = SampledAt(logit_row++, result, &logits_used);
     if (sampled.id < 0) {
       End(s, "error", absl::InternalError(absl::StrCat("no finite logit at position ", s.computed())), now);
       continue;

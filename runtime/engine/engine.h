@@ -174,7 +174,8 @@ class Engine {
   void FinishImports(Sequence& sequence);
   void StartImports(Sequence& sequence, LoanReturn& back, absl::Time now);
   uint32_t SpareForReturns(Sequence& sequence, uint32_t blocks, uint32_t left, absl::Time now);
-  void Commit(std::vector<float>& logits, absl::Time now);
+  SampledToken SampledAt(size_t row, StepResult& result, size_t* logits_used) const;
+  void Commit(StepResult& result, absl::Time now);
   void End(Sequence& sequence, std::string reason, absl::Status error, absl::Time now);
   void MeasureRates(const StepReport& report);
   void ReportLoad();

@@ -12,9 +12,11 @@ namespace lombard {
 
 class Machine : public KvMover {
  public:
-  // Errors: a creditor is gone or refuses (kUnavailable, kDeadlineExceeded, kNotFound, kFailedPrecondition);
-  // the device's own.
+  // Errors: a creditor is gone or refuses (kUnavailable, kDeadlineExceeded, kNotFound, kFailedPrecondition):
+  // the step may run again, elsewhere or later; or this machine is broken.
   virtual absl::StatusOr<StepResult> Run(const StepWork& work) = 0;
+  // Not OK: no step will run here any more, and why.
+  virtual absl::Status broken() const { return absl::OkStatus(); }
 };
 
 }  // namespace lombard

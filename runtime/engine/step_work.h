@@ -7,19 +7,30 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "base/ids.h"
 #include "distattn/kv_transfer.h"
 #include "distattn/plan.h"
+#include "runtime/engine/sampler.h"
 
 namespace lombard {
 
+// What Sample takes of a row besides its logits. Views into the engine's sequences.
+struct RowSampling {
+  const SamplingParams* params = nullptr;
+  absl::Span<const int32_t> prompt, output;
+  uint32_t sample_index = 0;
+};
+
 // T rows, those of plan.sequences one after the other.
 struct StepInput {
-  std::vector<int32_t> tokens;      // [T]
-  std::vector<int32_t> positions;   // [T]
-  std::vector<int32_t> logit_rows;  // which of the T rows need logits, increasing
+  std::vector<int32_t> tokens;        // [T]
+  std::vector<int32_t> positions;     // [T]
+  std::vector<int32_t> logit_rows;    // which of the T rows are sampled from, increasing
+  std::vector<RowSampling> sampling;  // [logit_rows], valid until Finish; for machines that sample themselves
 };
 
 struct StepWork {
@@ -33,7 +44,9 @@ struct StepWork {
 };
 
 struct StepResult {
-  std::vector<float> logits;  // [input.logit_rows, vocab_size]
+  // [logit_rows], or empty: none. A machine may leave any row to the engine, which then gets its logits.
+  std::vector<std::optional<SampledToken>> sampled;
+  std::vector<float> logits;  // [logit_rows that were not sampled, vocab_size]
   bool remote = false;        // some attention ran elsewhere
   AttentionTiming attention;
   uint64_t keys_read = 0;  // here, of one layer

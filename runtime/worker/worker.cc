@@ -301,6 +301,7 @@ void Worker::StepLoop() {
     const StepReport step = Step(now);
     now = clock_->Now();
     instance_->OnFailures(client_->TakeFailures(), now);
+    if (const absl::Status broken = machine_->broken(); !broken.ok()) Fail(broken);
     if (leaving_.load()) return;
     if (step.rows > 0) {
       report_.set_steps(report_.steps() + 1);
