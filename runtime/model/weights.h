@@ -60,6 +60,7 @@ class Model {
   const Checkpoint& checkpoint() const { return *checkpoint_; }
 
  private:
+  friend class DummyModelMaker;
   friend class ModelLoader;
   Model() = default;
 

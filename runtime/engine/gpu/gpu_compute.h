@@ -1,0 +1,22 @@
+// A worker's GPU.
+#pragma once
+
+#include <memory>
+
+#include "runtime/engine/compute.h"
+#include "runtime/engine/gpu/gpu_model.h"
+
+namespace lombard {
+
+struct GpuComputeOptions {
+  // Memory for steps of this size is taken at the start.
+  int rows_max = 0;    // query rows of a step
+  int logits_max = 0;  // of these, sampled from
+};
+
+// KV and the machine on the model's device. kResourceExhausted: no room for the KV.
+absl::StatusOr<std::unique_ptr<Compute>> MakeGpuCompute(std::shared_ptr<const GpuModel> model,
+                                                        const GpuComputeOptions& options,
+                                                        const KvLayout& layout, uint32_t blocks);
+
+}  // namespace lombard

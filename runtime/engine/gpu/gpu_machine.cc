@@ -1,0 +1,101 @@
+#include "runtime/engine/gpu/gpu_machine.h"
+
+#include <chrono>
+
+#include "base/check.h"
+#include "base/status.h"
+#include "runtime/engine/cpu_machine.h"
+
+namespace lombard {
+
+absl::StatusOr<std::unique_ptr<GpuMachine>> GpuMachine::Create(std::shared_ptr<const GpuModel> model,
+                                                               const GpuKvStorage* storage,
+                                                               RemoteClient* client) {
+  ASSIGN_OR_RETURN(GpuStream created, GpuStream::Create(model->device()));
+  auto stream = std::make_unique<GpuStream>(std::move(created));
+  absl::StatusOr<std::unique_ptr<GpuBlas>> blas = GpuBlas::Create(model->device());
+  const AttentionShape shape = ShapeOf(model->config());
+  ASSIGN_OR_RETURN(auto attention, GpuStepAttention::Create(shape, storage, client, stream.get()));
+  const std::string remark(blas.ok() ? "" : blas.status().message());
+  std::unique_ptr<GpuMachine> machine(new GpuMachine(std::move(model), storage, client, std::move(stream),
+                                                     blas.ok() ? *std::move(blas) : nullptr));
+  machine->attention_ = std::move(attention);
+  machine->remark_ = remark;
+  return machine;
+}
+
+GpuMachine::GpuMachine(std::shared_ptr<const GpuModel> model, const GpuKvStorage* storage,
+                       RemoteClient* client, std::unique_ptr<GpuStream> stream, std::unique_ptr<GpuBlas> blas)
+    : model_(std::move(model)),
+      storage_(storage),
+      client_(client),
+      sampler_(model_->config().vocab_size, model_->config().eos_token_ids),
+      blas_(std::move(blas)),
+      stream_(std::move(stream)),
+      transformer_(model_.get(), storage_->layout(), blas_.get(), stream_.get()) {}
+
+GpuMachine::~GpuMachine() { stream_->Synchronize().IgnoreError(); }
+
+absl::Status GpuMachine::Reserve(int rows, int wanted) {
+  RETURN_IF_ERROR(transformer_.Reserve(rows, wanted));
+  return sampler_.Reserve(model_->device(), wanted);
+}
+
+absl::Status GpuMachine::Enqueue(const StepWork& work) {
+  const StepInput& input = work.input;
+  const int rows = static_cast<int>(input.tokens.size()), wanted = static_cast<int>(input.logit_rows.size());
+  CHECK_EQ(rows, work.plan.rows());
+  CHECK_EQ(input.sampling.size(), input.logit_rows.size());
+  RETURN_IF_ERROR(Reserve(rows, wanted));
+  tables_.Clear();
+  RETURN_IF_ERROR(attention_->Begin(work.step, &work.plan, &tables_));
+  const auto tokens = tables_.Add<int32_t>(input.tokens), logit_rows = tables_.Add<int32_t>(input.logit_rows);
+  sampler_.Begin(input.sampling, &tables_);
+  RETURN_IF_ERROR(tables_.Send(*stream_));
+  RETURN_IF_ERROR(transformer_.Forward(
+      {.tokens = tables_.At(tokens),
+       .positions = attention_->positions(),
+       .logit_rows = tables_.At(logit_rows),
+       .slots = attention_->slots(),
+       .rows = rows,
+       .wanted = wanted},
+      [this](int layer) {
+        return GpuKvTargets{attention_->k_blocks(layer), attention_->v_blocks(layer)};
+      },
+      [this](int layer, const void* q, void* out, DType out_dtype) {
+        return attention_->Attend(layer, q, out, out_dtype);
+      }));
+  return sampler_.Enqueue(*stream_, transformer_.logits(), tables_);
+}
+
+absl::StatusOr<StepResult> GpuMachine::Run(const StepWork& work) {
+  RETURN_IF_ERROR(broken_);
+  const auto start = std::chrono::steady_clock::now();
+  const absl::Status enqueued = Enqueue(work);
+  // Also of an abandoned step: the next one writes the same arrays.
+  absl::Status status = stream_->Synchronize();
+  if (!status.ok() || (!enqueued.ok() && !attention_->peers_failed())) {
+    broken_ = enqueued.ok() ? status : enqueued;
+    return broken_;
+  }
+  RETURN_IF_ERROR(enqueued);
+  // The blocks are complete now; a stream of the storage's own reads them.
+  for (const KvSend& send : work.sends) Send(send);
+  StepResult result;
+  sampler_.Take(&result);
+  result.remote = attention_->has_remote();
+  ASSIGN_OR_RETURN(result.attention, attention_->Timing());
+  result.keys_read = attention_->keys_read();
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return result;
+}
+
+void GpuMachine::Send(const KvSend& send) {
+  for (int layer = 0; layer < storage_->layers(); ++layer) client_->SendKv(send, layer);
+}
+
+void GpuMachine::Fetch(const KvFetch& fetch) {
+  for (int layer = 0; layer < storage_->layers(); ++layer) client_->FetchKv(fetch, layer);
+}
+
+}  // namespace lombard

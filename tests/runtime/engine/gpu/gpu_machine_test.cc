@@ -1,0 +1,211 @@
+// Goal: workers that compute on a GPU give the golden tokens, alone and lending to each other. Method: whole
+// in-process clusters; in gpu_machine_test_emulated every kernel, copy and stream is the emulated device's,
+// in an order drawn from the seed, and free blocks hold NaN. The goldens are float64's: a run may differ
+// first where the two best logits are closer than the dtype can tell (design: 0.001 in fp32, 0.05 in bf16).
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "base/device/gpu_info.h"
+#include "base/device/gpu_memory.h"
+#include "runtime/engine/cpu_compute.h"
+#include "runtime/engine/gpu/gpu_setup.h"
+#include "runtime/model/dummy_model.h"
+#include "tests/support/cluster_run.h"
+#include "tests/support/golden_file.h"
+#ifdef LOMBARD_EMULATED_GPU
+#include "tests/emulation/emulated_device.h"
+#endif
+
+namespace lombard {
+namespace {
+
+constexpr uint32_t kBlock = 16;  // tokens
+
+class GpuMachineTest : public testing::TestWithParam<int> {
+ protected:
+  void SetUp() override {
+    const GpuSearch found = FindGpus();
+    if (found.gpus.empty()) GTEST_SKIP() << "no GPU: " << found.reason;
+    device_ = found.gpus[0].device;
+  }
+
+  void LoadModel(const std::string& name) {
+    auto model = Model::Load(TestPath("tests/data/" + name));
+    ASSERT_TRUE(model.ok()) << model.status();
+    model_ = *std::move(model);
+    auto tokenizer = Tokenizer::Load(TestPath("tests/data/" + name));
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    tokenizer_ = *std::move(tokenizer);
+    auto gpu_model = GpuModel::Load(*model_, device_);
+    ASSERT_TRUE(gpu_model.ok()) << gpu_model.status();
+    gpu_model_ = *gpu_model;
+    goldens_ = ReadGoldens(TestPath("tests/data/" + name + "-golden.json"));
+  }
+
+  WorkerSettings Settings(std::vector<uint32_t> kv_blocks) const {
+    WorkerSettings settings = TestSettings(*model_, std::move(kv_blocks), kBlock);
+    settings.engine.max_batch_tokens = 48;  // longer prompts are prefilled in chunks
+    settings.compute = [this](const Model*, const KvLayout& layout, uint32_t blocks) {
+      return MakeGpuCompute(gpu_model_, {.rows_max = 48, .logits_max = 8}, layout, blocks);
+    };
+    return settings;
+  }
+
+  ClusterRun Run(const WorkerSettings& settings, const std::vector<TestSequence>& sequences) const {
+    auto run = RunOnCluster(settings, *model_, *tokenizer_, sequences);
+    EXPECT_TRUE(run.ok()) << run.status();
+    if (!run.ok()) return {};
+    EXPECT_TRUE(run->invariants.ok()) << run->invariants;
+    return *std::move(run);
+  }
+
+  // The goldens of these numbers, together.
+  void ExpectGoldens(const WorkerSettings& settings, const std::vector<int>& numbers, uint32_t max_tokens,
+                     double bound, ClusterRun* run = nullptr) {
+    std::vector<TestSequence> sequences;
+    for (const int number : numbers) {
+      sequences.push_back(
+          {.prompt = goldens_[number].prompt_ids, .sampling = Greedy(max_tokens), .home = InstanceId{0}});
+    }
+    const ClusterRun done = Run(settings, sequences);
+    ASSERT_EQ(done.results.size(), numbers.size());
+    for (size_t i = 0; i < numbers.size(); ++i) {
+      ASSERT_TRUE(done.results[i].error.ok()) << done.results[i].error;
+      ASSERT_EQ(done.results[i].token_ids.size(), max_tokens);
+      GoldenCase golden = goldens_[numbers[i]];
+      golden.greedy_ids.resize(max_tokens), golden.gaps.resize(max_tokens);
+      EXPECT_EQ(GoldenMismatch(golden, done.results[i].token_ids, bound), "") << "golden " << numbers[i];
+    }
+    if (run != nullptr) *run = done;
+  }
+
+#ifdef LOMBARD_EMULATED_GPU
+  emulation::ScopedSeed seed_{static_cast<uint64_t>(GetParam())};
+#endif
+  int device_ = 0;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::shared_ptr<const GpuModel> gpu_model_;
+  std::vector<GoldenCase> goldens_;
+};
+
+TEST_P(GpuMachineTest, GivesTheGoldenTokensInFp32) {
+  LoadModel("tiny");
+  ExpectGoldens(Settings({20}), {1, 2, 3}, 5, 0.001);
+}
+
+TEST_P(GpuMachineTest, GivesTheGoldenTokensInBf16) {
+  LoadModel("tiny-bf16");
+  ExpectGoldens(Settings({20}), {4}, 5, 0.05);
+}
+
+TEST_P(GpuMachineTest, ReadsSharedPrefixesOnceForAllAndGivesTheSameTokens) {
+  LoadModel("tiny");
+  std::vector<TestSequence> sequences;
+  for (int i = 0; i < 3; ++i) {
+    TestSequence sequence{.prompt = goldens_[3].prompt_ids, .sampling = Greedy(3)};
+    sequence.prompt.push_back(100 + i);
+    sequences.push_back(sequence);
+  }
+  WorkerSettings settings = Settings({24});
+  settings.sharing = SharingCost::OfReading(1);
+  const ClusterRun on_gpu = Run(settings, sequences);
+  settings.sharing = SharingCost::Never();
+  const ClusterRun apart = Run(settings, sequences);
+  settings.compute = nullptr;
+  const ClusterRun on_cpu = Run(settings, sequences);
+  ASSERT_EQ(on_gpu.results.size(), 3u);
+  EXPECT_LT(on_gpu.reports[0].keys_read(), apart.reports[0].keys_read());
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(on_gpu.results[i].token_ids, on_cpu.results[i].token_ids) << i;
+    for (size_t t = 0; t < on_gpu.results[i].logprobs.size(); ++t)
+      EXPECT_NEAR(on_gpu.results[i].logprobs[t], on_cpu.results[i].logprobs[t], 1e-3) << i << ", " << t;
+  }
+}
+
+TEST_P(GpuMachineTest, LendsAndBorrowsAndGivesTheGoldenTokens) {
+  for (const std::string name : {"tiny", "tiny-bf16"}) {
+    LoadModel(name);
+    ClusterRun run;
+    ExpectGoldens(Settings({4, 12}), {4}, 6, name == "tiny" ? 0.001 : 0.05, &run);
+    ASSERT_EQ(run.services.size(), 2u);
+    EXPECT_GT(run.services[1].queries, 0u);
+    EXPECT_GT(run.services[1].blocks_written, 0u);
+  }
+}
+
+// A debtor on a CPU, a creditor on a GPU: the wire does not know who computes.
+TEST_P(GpuMachineTest, ServesADebtorOnACpu) {
+  LoadModel("tiny");
+  WorkerSettings settings = Settings({4, 12});
+  const MakeCompute gpu = settings.compute;
+  settings.compute = [&](const Model* model, const KvLayout& layout,
+                         uint32_t blocks) -> absl::StatusOr<std::unique_ptr<Compute>> {
+    if (blocks == 12) return gpu(model, layout, blocks);
+    return MakeCpuCompute(model, layout, blocks, DetectIsa(), 1, 1);
+  };
+  ClusterRun run;
+  ExpectGoldens(settings, {4}, 6, 0.001, &run);
+  ASSERT_EQ(run.services.size(), 2u);
+  EXPECT_GT(run.services[1].queries, 0u);
+}
+
+TEST_P(GpuMachineTest, RunsOnWeightsThatAreMadeUp) {
+  auto dummy = MakeDummyModel(TestPath("tests/data/tiny-bf16"));
+  ASSERT_TRUE(dummy.ok()) << dummy.status();
+  LoadModel("tiny-bf16");
+  auto on_gpu = GpuModel::Load(**dummy, device_);
+  ASSERT_TRUE(on_gpu.ok()) << on_gpu.status();
+  EXPECT_EQ((*on_gpu)->bytes(), gpu_model_->bytes());
+  gpu_model_ = *on_gpu;
+  const ClusterRun run = Run(Settings({8}), {{.prompt = {1, 2, 3}, .sampling = Greedy(3)}});
+  ASSERT_EQ(run.results.size(), 1u);
+  EXPECT_TRUE(run.results[0].error.ok()) << run.results[0].error;
+  EXPECT_EQ(run.results[0].token_ids.size(), 3u);
+  for (const float logprob : run.results[0].logprobs) EXPECT_TRUE(std::isfinite(logprob)) << logprob;
+}
+
+TEST_P(GpuMachineTest, WithoutRoomTheErrorSaysWhatWasAsked) {
+  LoadModel("tiny");
+  WorkerSettings settings = Settings({4000000});
+  auto run = RunOnCluster(settings, *model_, *tokenizer_, {});
+  EXPECT_EQ(run.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_NE(run.status().message().find("--kv-tokens"), std::string::npos) << run.status();
+}
+
+TEST_P(GpuMachineTest, TheKvBudgetIsWhatWeightsAndAStepLeave) {
+  LoadModel("tiny");
+#ifdef LOMBARD_EMULATED_GPU
+  emulation::SetMemoryBytes(12 << 20);
+#endif
+  GpuSetupOptions options{.device = device_, .utilization = 0.7, .rows_max = 48, .logits_max = 8};
+  options.block_tokens = kBlock;
+  const auto use = QueryGpuMemory(device_);
+  const auto setup = SetUpGpu(*model_, options);
+  options.workers = 2;
+  const auto two = SetUpGpu(*model_, options);
+  options.utilization = 0.001;
+  const auto none = SetUpGpu(*model_, options);
+  if (setup.ok()) {
+    WorkerSettings settings = Settings({setup->kv_blocks()});
+    settings.compute = setup->MakeFactory();
+    ExpectGoldens(settings, {1}, 2, 0.001);
+  }
+#ifdef LOMBARD_EMULATED_GPU
+  emulation::SetMemoryBytes(uint64_t{1} << 30);
+  EXPECT_EQ(none.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_NE(none.status().message().find("leaves no room for KV"), std::string::npos) << none.status();
+#endif
+  ASSERT_TRUE(setup.ok()) << setup.status();
+  ASSERT_TRUE(two.ok()) << two.status();
+  EXPECT_LT(two->kv_bytes, setup->kv_bytes / 2) << "each has a step's scratch, both one copy of the weights";
+  EXPECT_LT(setup->model->bytes() + setup->kv_bytes, 0.7 * static_cast<double>(use->free_bytes));
+  EXPECT_GT(setup->kv_bytes, 0.2 * static_cast<double>(use->free_bytes));
+}
+
+// One seed, since it takes seconds; kernels have tests of their own with several.
+INSTANTIATE_TEST_SUITE_P(Seed, GpuMachineTest, testing::Values(1));
+
+}  // namespace
+}  // namespace lombard
