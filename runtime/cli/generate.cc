@@ -9,9 +9,12 @@
 #include "fabric/bootstrap.h"
 #include "fabric/make_transport.h"
 #include "runtime/cli/batch_run.h"
+#include "runtime/cli/device_choice.h"
+#include "runtime/cli/gpu_start.h"
 #include "runtime/cli/job_setup.h"
 #include "runtime/cli/process_exit.h"
 #include "runtime/job/local_cluster.h"
+#include "runtime/model/dummy_model.h"
 
 namespace lombard {
 namespace {
@@ -21,24 +24,43 @@ struct Loaded {
   std::unique_ptr<Tokenizer> tokenizer;
 };
 
-absl::StatusOr<Loaded> LoadModelAndTokenizer(const std::string& dir) {
+absl::StatusOr<Loaded> LoadModelAndTokenizer(const WorkerOptions& options) {
   Loaded loaded;
-  ASSIGN_OR_RETURN(loaded.model, Model::Load(dir));
-  ASSIGN_OR_RETURN(loaded.tokenizer, Tokenizer::Load(dir));
+  ASSIGN_OR_RETURN(loaded.model, options.dummy_weights ? MakeDummyModel(options.model_dir)
+                                                       : Model::Load(options.model_dir));
+  ASSIGN_OR_RETURN(loaded.tokenizer, Tokenizer::Load(options.model_dir));
   return loaded;
+}
+
+// Puts this process's ranks where they compute. *kv_bytes: what a GPU has for each; 0: they stay on the CPUs.
+absl::Status PlaceOnDevice(const WorkerOptions& options, const ClusterConfig& cluster, const RankPlace& place,
+                           const Model& model, WorkerSettings* settings, uint64_t* kv_bytes) {
+  ASSIGN_OR_RETURN(DeviceChoice choice, ChooseDevice(options, cluster, place, FindGpus()));
+  if (options.in_process > 0) choice.sharers = 1;  // one process
+  if (!choice.remark.empty() && place.rank == 0) fprintf(stderr, "%s\n", choice.remark.c_str());
+  if (!choice.gpu.has_value() && options.dummy_weights) {
+    return absl::FailedPreconditionError(
+        "--load-format dummy makes weights on a GPU: use it with --device cuda, or `lombard model create`");
+  }
+  if (!choice.gpu.has_value()) return absl::OkStatus();
+  return StartOnGpu(options, choice, model, options.verbose || place.rank == 0, settings, kv_bytes);
 }
 
 absl::Status RunInProcess(const GenerateOptions& options) {
   const int size = static_cast<int>(options.worker.in_process);
   const RankPlace place{.rank = 0, .size = size, .local_rank = 0, .local_size = size};
   ASSIGN_OR_RETURN(const ClusterConfig cluster_file, ResolveCluster(options.worker, place.size));
-  ASSIGN_OR_RETURN(const Loaded loaded, LoadModelAndTokenizer(options.worker.model_dir));
+  ASSIGN_OR_RETURN(const Loaded loaded, LoadModelAndTokenizer(options.worker));
   ASSIGN_OR_RETURN(BatchFiles files, OpenBatchFiles(options));
   ASSIGN_OR_RETURN(WorkerSettings settings,
                    ResolveSettings(options.worker, cluster_file, loaded.model->config(), place));
+  uint64_t gpu_kv_bytes = 0;
+  RETURN_IF_ERROR(
+      PlaceOnDevice(options.worker, cluster_file, place, *loaded.model, &settings, &gpu_kv_bytes));
   for (int rank = 0; rank < place.size; ++rank) {
-    ASSIGN_OR_RETURN(const uint32_t blocks,
-                     ResolveKvBlocks(options.worker, cluster_file, loaded.model->config(), place, rank));
+    ASSIGN_OR_RETURN(
+        const uint32_t blocks,
+        ResolveKvBlocks(options.worker, cluster_file, loaded.model->config(), place, rank, gpu_kv_bytes));
     settings.kv_blocks.push_back(blocks);
   }
   const MonotonicClock clock;
@@ -87,10 +109,12 @@ absl::Status RunRank(const GenerateOptions& options, const std::string& version,
   WorkerSettings settings;
   const auto prepare = [&]() -> absl::Status {
     ASSIGN_OR_RETURN(const ClusterConfig cluster, ResolveCluster(options.worker, place.size));
-    ASSIGN_OR_RETURN(loaded, LoadModelAndTokenizer(options.worker.model_dir));
+    ASSIGN_OR_RETURN(loaded, LoadModelAndTokenizer(options.worker));
     ASSIGN_OR_RETURN(settings, ResolveSettings(options.worker, cluster, loaded.model->config(), place));
-    ASSIGN_OR_RETURN(const uint32_t blocks,
-                     ResolveKvBlocks(options.worker, cluster, loaded.model->config(), place, place.rank));
+    uint64_t gpu_kv_bytes = 0;
+    RETURN_IF_ERROR(PlaceOnDevice(options.worker, cluster, place, *loaded.model, &settings, &gpu_kv_bytes));
+    ASSIGN_OR_RETURN(const uint32_t blocks, ResolveKvBlocks(options.worker, cluster, loaded.model->config(),
+                                                            place, place.rank, gpu_kv_bytes));
     hello.set_kv_blocks(blocks);
     hello.set_model_fingerprint(loaded.model->fingerprint());
     hello.set_kv_dtype(static_cast<uint32_t>(loaded.model->config().dtype));

@@ -53,10 +53,6 @@ absl::StatusOr<ClusterConfig> ResolveCluster(const WorkerOptions& options, int s
                                                      " wants ranks: ", cluster.instances[i].ranks,
                                                      "; this version runs one rank per instance"));
     }
-    if (cluster.instances[i].device == DeviceKind::kCuda) {
-      return absl::InvalidArgumentError(absl::StrCat(options.cluster_file, ": instance ", i,
-                                                     " wants device: cuda; this version computes on CPUs"));
-    }
   }
   if (!cluster.instances.empty() && cluster.RankCount() != static_cast<uint32_t>(size)) {
     return absl::InvalidArgumentError(
@@ -66,7 +62,8 @@ absl::StatusOr<ClusterConfig> ResolveCluster(const WorkerOptions& options, int s
 }
 
 absl::StatusOr<uint32_t> ResolveKvBlocks(const WorkerOptions& options, const ClusterConfig& cluster,
-                                         const ModelConfig& model, const RankPlace& place, int rank) {
+                                         const ModelConfig& model, const RankPlace& place, int rank,
+                                         uint64_t gpu_kv_bytes) {
   const uint64_t token_bytes = static_cast<uint64_t>(model.KvBytesPerToken(model.dtype));
   uint64_t tokens = 0;
   if (!options.kv.tokens.empty()) {
@@ -78,6 +75,8 @@ absl::StatusOr<uint32_t> ResolveKvBlocks(const WorkerOptions& options, const Clu
     tokens = *cluster.instances[rank].kv_tokens;
   } else if (!cluster.instances.empty() && cluster.instances[rank].kv_bytes.has_value()) {
     tokens = *cluster.instances[rank].kv_bytes / token_bytes;
+  } else if (gpu_kv_bytes > 0) {
+    tokens = gpu_kv_bytes / token_bytes;
   } else {
     ASSIGN_OR_RETURN(const uint64_t available, AvailableMemory());
     tokens = available / 2 / place.local_size / token_bytes;

@@ -22,9 +22,11 @@ struct RankPlace {
 // The cluster file of the flags, checked against the job's size; empty without one.
 absl::StatusOr<ClusterConfig> ResolveCluster(const WorkerOptions& options, int size);
 
-// KV blocks of one rank: flag, cluster file, or half of the free memory divided by the ranks of the host.
+// KV blocks of one rank: flag, cluster file, or what its GPU has for it (0: it has none), or half of the free
+// memory divided by the ranks of the host.
 absl::StatusOr<uint32_t> ResolveKvBlocks(const WorkerOptions& options, const ClusterConfig& cluster,
-                                         const ModelConfig& model, const RankPlace& place, int rank);
+                                         const ModelConfig& model, const RankPlace& place, int rank,
+                                         uint64_t gpu_kv_bytes = 0);
 
 // Everything but the budgets of other ranks (kv_blocks holds what is known here: this rank's, or all of them
 // in one process).

@@ -118,6 +118,24 @@ absl::StatusOr<std::string> ParseIsaName(const std::string& text) {
       absl::StrCat("'", text, "' is none of base, avx2, avx512, avx512_bf16, amx"));
 }
 
+absl::StatusOr<DeviceWish> ParseDevice(const std::string& text) {
+  if (text == "cpu") return DeviceWish::kCpu;
+  if (text == "cuda") return DeviceWish::kCuda;
+  if (text == "auto") return DeviceWish::kAuto;
+  return absl::InvalidArgumentError(absl::StrCat("'", text, "' is none of cpu, cuda, auto"));
+}
+
+absl::StatusOr<bool> ParseLoadFormat(const std::string& text) {
+  if (text == "auto" || text == "dummy") return text == "dummy";
+  return absl::InvalidArgumentError(absl::StrCat("'", text, "' is none of auto, dummy"));
+}
+
+absl::StatusOr<double> ParseShare(const std::string& text) {
+  double value;
+  if (absl::SimpleAtod(text, &value) && value > 0 && value <= 1) return value;
+  return absl::InvalidArgumentError(absl::StrCat("'", text, "' is not a number above 0 and up to 1"));
+}
+
 absl::StatusOr<bool> ParseOnOff(const std::string& text) {
   if (text == "on" || text == "off") return text == "on";
   return absl::InvalidArgumentError(absl::StrCat("'", text, "' is neither on nor off"));
@@ -156,6 +174,12 @@ void AddWorkerFlags(CLI::App* app, WorkerOptions* o) {
   flags.Whole("--max-batch-size", &o->max_batch_size, 1, 1 << 16, "sequences in one step [256]");
   flags.Value("--prefix-cache", "on|off", &o->prefix_cache, ParseOnOff,
               "keep KV of prompts and reuse it for equal beginnings [on]");
+  flags.Value("--device", "NAME", &o->device, ParseDevice,
+              "what computes: cpu, cuda, auto (a GPU where there is one) [cluster file, then cpu]");
+  flags.Value("--gpu-memory-utilization", "SHARE", &o->gpu_memory_utilization, ParseShare,
+              "of a GPU's free memory: what weights, steps and KV may fill together [0.9]");
+  flags.Value("--load-format", "NAME", &o->dummy_weights, ParseLoadFormat,
+              "auto: the model's weights; dummy: random ones, made on the GPU, for benchmarks [auto]");
   flags.Whole("--in-process", &o->in_process, 1, kInProcessMax,
               "run N workers in this process, without MPI and UCX");
   flags.Text("--ucx-profile", "NAME", &o->ucx_profile,

@@ -13,6 +13,9 @@
 
 namespace lombard {
 
+// --device: a GPU, the CPUs, or a GPU where there is one.
+enum class DeviceWish : uint8_t { kCpu, kCuda, kAuto };
+
 // --kv-tokens / --kv-bytes: one value for every rank or one value per rank. At most one of the two lists is
 // filled.
 struct KvBudgetOptions {
@@ -33,6 +36,9 @@ struct WorkerOptions {
   uint32_t block_tokens = 32;             // 1 to 1024
   std::optional<Policy> policy;           // cluster file, then greedy
   std::string isa;                        // empty: the best this CPU has; one of IsaName()
+  std::optional<DeviceWish> device;       // cluster file, then cpu
+  bool dummy_weights = false;             // --load-format dummy: only config.json and tokenizer are read
+  double gpu_memory_utilization = 0.9;    // (0, 1]: share of a GPU's free memory that workers may fill
   uint32_t max_batch_tokens = 512;        // query tokens of one step: decodes first, then prefill chunks
   uint32_t max_batch_size = 256;          // sequences of one step
 

@@ -47,6 +47,8 @@ TEST(Options, GenerateHasItsDefaults) {
   EXPECT_EQ(o.worker.block_tokens, 32);
   EXPECT_EQ(o.worker.threads, std::nullopt);
   EXPECT_EQ(o.worker.policy, std::nullopt);
+  EXPECT_EQ(o.worker.device, std::nullopt);
+  EXPECT_EQ(o.worker.gpu_memory_utilization, 0.9);
   EXPECT_EQ(o.worker.in_process, 0);
   EXPECT_TRUE(o.worker.kv.tokens.empty() && o.worker.kv.bytes.empty());
 }
@@ -55,6 +57,7 @@ TEST(Options, GenerateReadsEveryFlag) {
   const GenerateOptions o = Generate(
       "--cluster c.yaml --kv-tokens 1024,2048 --threads 3 --max-model-len 9000 --block-tokens 16 --policy "
       "none --isa avx2 "
+      "--device cuda --gpu-memory-utilization 0.5 --load-format dummy "
       "--max-batch-tokens 128 --max-batch-size 8 --in-process 2 --ucx-profile tcp+shm --prefix-cache off "
       "--heartbeat 50ms "
       "--dead-after 2s "
@@ -68,6 +71,9 @@ TEST(Options, GenerateReadsEveryFlag) {
   EXPECT_EQ(o.worker.block_tokens, 16);
   EXPECT_EQ(o.worker.policy, Policy::kNone);
   EXPECT_EQ(o.worker.isa, "avx2");
+  EXPECT_EQ(o.worker.device, DeviceWish::kCuda);
+  EXPECT_EQ(o.worker.gpu_memory_utilization, 0.5);
+  EXPECT_TRUE(o.worker.dummy_weights);
   EXPECT_EQ(o.worker.max_batch_tokens, 128);
   EXPECT_EQ(o.worker.max_batch_size, 8);
   EXPECT_EQ(o.worker.in_process, 2);
@@ -160,6 +166,10 @@ TEST(Options, EveryWrongLineIsAUsageErrorThatNamesFlagAndValue) {
       {g + "--temperature nan", {"--temperature", "'nan'"}},
       {g + "--seed -1", {"--seed", "'-1'"}},
       {g + "--seed 18446744073709551616", {"--seed", "'18446744073709551616'"}},
+      {g + "--device gpu", {"--device", "'gpu'", "cuda"}},
+      {g + "--gpu-memory-utilization 1.5", {"--gpu-memory-utilization", "'1.5'"}},
+      {g + "--gpu-memory-utilization nan", {"--gpu-memory-utilization", "'nan'"}},
+      {g + "--load-format gguf", {"--load-format", "'gguf'"}},
       {g + "--kv-tokens 5,", {"--kv-tokens", "''"}},
       {g + "--kv-tokens 64KiB", {"--kv-tokens", "'64KiB'"}},
       {g + "--kv-tokens 0", {"--kv-tokens", "'0'"}},

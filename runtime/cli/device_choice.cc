@@ -1,0 +1,29 @@
+#include "runtime/cli/device_choice.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace lombard {
+
+absl::StatusOr<DeviceChoice> ChooseDevice(const WorkerOptions& options, const ClusterConfig& cluster,
+                                          const RankPlace& place, const GpuSearch& found) {
+  DeviceWish wish = options.device.value_or(DeviceWish::kCpu);
+  std::string who = "--device cuda";
+  if (!options.device.has_value() && !cluster.instances.empty()) {
+    wish = cluster.instances[place.rank].device == DeviceKind::kCuda ? DeviceWish::kCuda : DeviceWish::kCpu;
+    who = absl::StrCat(options.cluster_file, ": instance ", place.rank, " wants device: cuda");
+  }
+  if (wish == DeviceWish::kCpu) return DeviceChoice{};
+  const int count = static_cast<int>(found.gpus.size());
+  if (count == 0) {
+    if (wish == DeviceWish::kCuda) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(who, ", but ", found.reason, "; or use --device cpu"));
+    }
+    return DeviceChoice{.remark = absl::StrCat("computing on the CPU: ", found.reason)};
+  }
+  const int turn = place.local_rank % count;
+  return DeviceChoice{.gpu = found.gpus[turn].device,
+                      .sharers = (place.local_size - turn + count - 1) / count};
+}
+
+}  // namespace lombard

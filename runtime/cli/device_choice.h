@@ -1,0 +1,26 @@
+// Which device a rank computes on: the flag, then the cluster file, then its CPUs.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "base/device/gpu_info.h"
+#include "runtime/cli/job_setup.h"
+#include "runtime/config/cluster_file.h"
+#include "runtime/config/options.h"
+
+namespace lombard {
+
+struct DeviceChoice {
+  std::optional<int> gpu;  // unset: the CPUs
+  int sharers = 1;         // ranks of this host that use that GPU
+  std::string remark;      // worth a line on standard error; empty: nothing
+};
+
+// Ranks take the host's GPUs in turn, by local rank. kFailedPrecondition: a GPU was demanded and there is
+// none, with the reason.
+absl::StatusOr<DeviceChoice> ChooseDevice(const WorkerOptions& options, const ClusterConfig& cluster,
+                                          const RankPlace& place, const GpuSearch& found);
+
+}  // namespace lombard

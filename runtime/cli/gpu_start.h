@@ -1,0 +1,15 @@
+// Moves a rank to a GPU. Built without CUDA, nobody asks for it.
+#pragma once
+
+#include "absl/status/status.h"
+#include "runtime/cli/device_choice.h"
+#include "runtime/model/weights.h"
+
+namespace lombard {
+
+// Loads the weights there, sizes *kv_bytes, sets settings->compute, and says on standard error what takes how
+// much memory when `speaks`. kResourceExhausted: no room; kUnimplemented: a shape that our kernels lack.
+absl::Status StartOnGpu(const WorkerOptions& options, const DeviceChoice& choice, const Model& model,
+                        bool speaks, WorkerSettings* settings, uint64_t* kv_bytes);
+
+}  // namespace lombard

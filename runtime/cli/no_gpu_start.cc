@@ -1,0 +1,10 @@
+#include "runtime/cli/gpu_start.h"
+
+namespace lombard {
+
+absl::Status StartOnGpu(const WorkerOptions&, const DeviceChoice&, const Model&, bool, WorkerSettings*,
+                        uint64_t*) {
+  return absl::UnimplementedError("built without CUDA kernels (LOMBARD_CUDA); use --device cpu");
+}
+
+}  // namespace lombard
