@@ -179,7 +179,7 @@ TEST_P(GpuMachineTest, TheKvBudgetIsWhatWeightsAndAStepLeave) {
 #ifdef LOMBARD_EMULATED_GPU
   emulation::SetMemoryBytes(12 << 20);
 #endif
-  GpuSetupOptions options{.device = device_, .utilization = 0.7, .rows_max = 48, .logits_max = 8};
+  GpuSetupOptions options{.device = device_, .utilization = 0.7, .rows_max = 16, .logits_max = 8};
   options.block_tokens = kBlock;
   const auto use = QueryGpuMemory(device_);
   const auto setup = SetUpGpu(*model_, options);
