@@ -22,6 +22,7 @@ struct Devices {
 };
 Devices FindDevices();
 GpuError Describe(int device, GpuInfo* info);
+GpuError MakeCurrent(int device);  // of the calling thread
 GpuError MemoryInfo(int device, uint64_t* free_bytes, uint64_t* total_bytes);
 std::string ErrorText(int code);  // "out of memory"
 

@@ -103,4 +103,6 @@ absl::StatusOr<bool> GpuStream::IsDone() {
   return done;
 }
 
+absl::Status MakeGpuCurrent(int device) { return ToStatus(device_api::MakeCurrent(device)); }
+
 }  // namespace lombard

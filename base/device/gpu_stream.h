@@ -65,4 +65,8 @@ class GpuStream {
   GpuStreamRef ref_;
 };
 
+// Makes the device the calling thread's current one, for libraries that work on that (NCCL); everything of
+// ours names its device.
+absl::Status MakeGpuCurrent(int device);
+
 }  // namespace lombard

@@ -14,6 +14,7 @@ std::string ErrorText(int code) {
   return code == kNoDevice ? "built without CUDA kernels" : "unknown CUDA error";
 }
 GpuError Describe(int, GpuInfo*) { return None("cudaGetDeviceProperties"); }
+GpuError MakeCurrent(int) { return None("cudaSetDevice"); }
 GpuError MemoryInfo(int, uint64_t*, uint64_t*) { return None("cudaMemGetInfo"); }
 GpuError Allocate(int, uint64_t, void**) { return None("cudaMalloc"); }
 GpuError Free(int, void*) { return None("cudaFree"); }

@@ -4,6 +4,7 @@
 #include "tests/emulation/emulated_device.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -11,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <numeric>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -30,7 +32,7 @@ constexpr int kDevices = 1;
 
 struct Operation {
   const char* call;
-  std::function<int()> run;  // answers cudaError_t
+  std::function<int()> run;  // answers cudaError_t; kNotReady: again later
 };
 
 struct Stream {
@@ -58,7 +60,9 @@ struct Device {
   uint64_t seed = 0, drawn = 0, memory_bytes = uint64_t{1} << 30, allocated = 0;
   std::map<const char*, Memory> memory, pinned;
   std::vector<std::shared_ptr<Stream>> streams;
-  std::string fault;  // the text of kFault
+  std::string fault;   // the text of kFault
+  uint64_t moves = 0;  // operations that all streams have done
+  int patience_ms = 2000;
 
   uint64_t Draw() {
     std::seed_seq sequence{seed, seed >> 32, drawn++};
@@ -77,13 +81,51 @@ const std::shared_ptr<Stream>& StreamOf(GpuStreamRef stream) {
   return *static_cast<std::shared_ptr<Stream>*>(stream.handle);
 }
 
-// Runs operations until `position` are done or one fails.
+// Runs operations until `position` are done, one fails or one has to wait.
 void RunUntil(Stream& stream, uint64_t position) {
   while (stream.done < position && stream.error == 0 && !stream.queue.empty()) {
     Operation operation = std::move(stream.queue.front());
     stream.queue.pop_front();
-    stream.error = operation.run();
+    const int answer = operation.run();
+    if (answer == kNotReady) {
+      stream.queue.push_front(std::move(operation));
+      return;
+    }
+    stream.error = answer;
     ++stream.done;
+    ++TheDevice().moves;
+  }
+}
+
+void RunAll() {
+  const auto streams = TheDevice().streams;
+  for (const auto& stream : streams) RunUntil(*stream, stream->put);
+}
+
+// As RunUntil, for a host that blocks until then: the other streams run, other threads may put more into
+// them.
+void BlockUntil(std::unique_lock<std::recursive_mutex>& lock, Stream& stream, uint64_t position) {
+  Device& device = TheDevice();
+  const std::chrono::milliseconds patience(device.patience_ms);
+  auto give_up = std::chrono::steady_clock::now() + patience;
+  while (true) {
+    RunUntil(stream, position);
+    if (stream.done >= position || stream.error != 0) return;
+    const uint64_t before = device.moves;
+    RunAll();
+    const auto now = std::chrono::steady_clock::now();
+    if (device.moves != before) {
+      give_up = now + patience;
+    } else if (now > give_up) {
+      device.fault = absl::StrCat("nothing moves: a stream is at ", stream.queue.front().call,
+                                  ", which waits for something that does not come");
+      stream.error = kFault;
+      return;
+    } else {
+      lock.unlock();
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      lock.lock();
+    }
   }
 }
 
@@ -126,6 +168,8 @@ int RunGrid(const char* name, dim3 grid, dim3 block, uint32_t shared_bytes, uint
   return 0;
 }
 
+thread_local int current_device = 0;
+
 }  // namespace
 
 ScopedSeed::ScopedSeed(uint64_t seed) {
@@ -141,6 +185,17 @@ ScopedSeed::~ScopedSeed() {
 void SetMemoryBytes(uint64_t bytes) {
   std::lock_guard lock(TheDevice().mutex);
   TheDevice().memory_bytes = bytes;
+}
+
+int CurrentDevice() { return current_device; }
+
+void SetPatienceMs(int milliseconds) {
+  std::lock_guard lock(TheDevice().mutex);
+  TheDevice().patience_ms = milliseconds;
+}
+
+int EnqueueWaiting(GpuStreamRef stream, const char* name, std::function<int()> poll) {
+  return Put(stream, name, std::move(poll));
 }
 
 int Enqueue(GpuStreamRef stream, const char* name, dim3 grid, dim3 block, uint32_t shared_bytes,
@@ -167,6 +222,11 @@ Devices FindDevices() { return {Presence::kPresent, kDevices, 0, 13000, 13000}; 
 
 GpuError Describe(int device, GpuInfo* info) {
   *info = {device, "emulated", 8, 0, TheDevice().memory_bytes, 4, kSharedBytesMax, 1 << 20, "emulated"};
+  return {};
+}
+
+GpuError MakeCurrent(int device) {
+  current_device = device;
   return {};
 }
 
@@ -202,11 +262,6 @@ Memory NewMemory(uint64_t bytes, void** memory) {
   CHECK_EQ(posix_memalign(memory, 256, bytes), 0);  // aligned as the device's; the sanitizer knows the end
   std::memset(*memory, 0xff, bytes);
   return {bytes, std::unique_ptr<void, FreeDeleter>(*memory)};
-}
-
-// As cudaFree does.
-void RunAll() {
-  for (const auto& stream : TheDevice().streams) RunUntil(*stream, stream->put);
 }
 
 }  // namespace
@@ -252,17 +307,17 @@ GpuError CreateStream(int, int, void** stream) {
   return {};
 }
 GpuError DestroyStream(GpuStreamRef stream) {
-  std::lock_guard lock(TheDevice().mutex);
+  std::unique_lock lock(TheDevice().mutex);
   const std::shared_ptr<Stream> state = StreamOf(stream);
-  RunUntil(*state, state->put);
+  BlockUntil(lock, *state, state->put);
   std::erase(TheDevice().streams, state);
   delete static_cast<std::shared_ptr<Stream>*>(stream.handle);
   return {};
 }
 GpuError Synchronize(GpuStreamRef stream) {
-  std::lock_guard lock(TheDevice().mutex);
+  std::unique_lock lock(TheDevice().mutex);
   Stream& state = *StreamOf(stream);
-  RunUntil(state, state.put);
+  BlockUntil(lock, state, state.put);
   return {state.error, "cudaStreamSynchronize"};
 }
 GpuError StreamIsDone(GpuStreamRef stream, bool* done) {
@@ -296,15 +351,16 @@ GpuError Wait(GpuStreamRef stream, void* event) {
   return {Put(stream, "cudaStreamWaitEvent",
               [state] {
                 RunUntil(*state.stream, state.position);
-                return state.stream->error;
+                const bool passed = state.stream->done >= state.position || state.stream->error != 0;
+                return passed ? state.stream->error : kNotReady;
               }),
           "cudaStreamWaitEvent"};
 }
 GpuError SynchronizeEvent(int, void* event) {
-  std::lock_guard lock(TheDevice().mutex);
+  std::unique_lock lock(TheDevice().mutex);
   const Event& state = *static_cast<Event*>(event);
   if (state.stream == nullptr) return {};
-  RunUntil(*state.stream, state.position);
+  BlockUntil(lock, *state.stream, state.position);
   return {state.stream->error, "cudaEventSynchronize"};
 }
 GpuError EventIsDone(int, void* event, bool* done) {

@@ -2,6 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+
+#include "base/device/gpu_error.h"
 
 namespace lombard::emulation {
 
@@ -21,5 +24,18 @@ class ScopedSeed {
 
 // Of the device, in bytes; 1 GiB until told otherwise. What is allocated stays.
 void SetMemoryBytes(uint64_t bytes);
+
+// The calling thread's, as MakeGpuCurrent left it; 0 at first.
+int CurrentDevice();
+
+// Puts something into the stream that may have to wait for another stream: `poll` answers kNotReady until it
+// is done, then 0 or cudaError_t's number. It is called with the device locked, and may be called any number
+// of times.
+constexpr int kNotReady = 600;  // cudaErrorNotReady
+int EnqueueWaiting(GpuStreamRef stream, const char* name, std::function<int()> poll);
+
+// How long the host waits for a stream while nothing moves in any, before the device reports that they wait
+// for each other; 2000 until told otherwise.
+void SetPatienceMs(int milliseconds);
 
 }  // namespace lombard::emulation
