@@ -1,0 +1,151 @@
+#include "fabric/nccl/nccl_collectives.h"
+
+#include <cstring>
+#include <map>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/device/gpu_stream.h"
+#include "base/status.h"
+
+namespace lombard {
+namespace {
+
+// Of a pair's communicator.
+constexpr int kDebtor = 0, kCreditor = 1;
+
+std::string Name(LoanPair pair) {
+  return absl::StrCat("NCCL, loans of rank ", pair.creditor, " to rank ", pair.debtor);
+}
+
+class NcclCollectives final : public Collectives {
+ public:
+  NcclCollectives(const NcclLibrary& library, const NcclOptions& options, const Clock* clock)
+      : nccl_(library), options_(options), clock_(*clock) {}
+
+  ~NcclCollectives() override {
+    while (!pairs_.empty()) Close(pairs_.begin()->first);
+  }
+
+  absl::StatusOr<std::string> NewKey() override {
+    ncclUniqueId id;
+    RETURN_IF_ERROR(nccl_.ToStatus(nccl_.GetUniqueId(&id), "ncclGetUniqueId"));
+    return std::string(id.internal, sizeof(id.internal));
+  }
+
+  absl::Status Open(LoanPair pair, absl::string_view key, const GpuPlace& other, absl::Time now) override {
+    CHECK((pair.debtor == options_.rank) != (pair.creditor == options_.rank));
+    if (other == options_.place) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(Name(pair), ": both ranks are on GPU ", other.pci, " of ", other.host,
+                       ", which NCCL refuses; they exchange through host memory"));
+    }
+    ncclUniqueId id;
+    if (key.size() != sizeof(id.internal))
+      return absl::InvalidArgumentError(
+          absl::StrCat(Name(pair), ": a key of ", key.size(), " bytes instead of ", sizeof(id.internal)));
+    if (pairs_.contains(pair)) return absl::AlreadyExistsError(absl::StrCat(Name(pair), " is open"));
+    std::memcpy(id.internal, key.data(), key.size());
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    config.minCTAs = 1;
+    config.maxCTAs = options_.ctas_max;
+    RETURN_IF_ERROR(MakeGpuCurrent(options_.device));
+    ncclComm_t comm = nullptr;
+    const ncclResult_t result =
+        nccl_.CommInitRankConfig(&comm, 2, id, pair.debtor == options_.rank ? kDebtor : kCreditor, &config);
+    if (absl::Status status = nccl_.ToStatus(result, "ncclCommInitRankConfig"); !status.ok()) {
+      if (comm != nullptr) static_cast<void>(nccl_.CommAbort(comm));
+      return status;
+    }
+    pairs_[pair] = {comm, false, now + options_.open_timeout};
+    return absl::OkStatus();
+  }
+
+  bool IsOpen(LoanPair pair) const override {
+    const auto found = pairs_.find(pair);
+    return found != pairs_.end() && found->second.open;
+  }
+
+  absl::Status Send(LoanPair pair, const void* data, uint64_t bytes, GpuStreamRef stream) override {
+    return Submit(pair, "ncclSend", [&](ncclComm_t comm, int peer) {
+      return nccl_.Send(data, bytes, ncclUint8, peer, comm, static_cast<cudaStream_t>(stream.handle));
+    });
+  }
+
+  absl::Status Receive(LoanPair pair, void* data, uint64_t bytes, GpuStreamRef stream) override {
+    return Submit(pair, "ncclRecv", [&](ncclComm_t comm, int peer) {
+      return nccl_.Recv(data, bytes, ncclUint8, peer, comm, static_cast<cudaStream_t>(stream.handle));
+    });
+  }
+
+  std::vector<Closed> Poll(absl::Time now) override {
+    std::vector<Closed> closed;
+    for (auto& [pair, one] : pairs_) {
+      ncclResult_t state = ncclSuccess;
+      ncclResult_t asked = nccl_.CommGetAsyncError(one.comm, &state);
+      if (asked == ncclSuccess) asked = state;
+      if (absl::Status status = nccl_.ToStatus(asked, Name(pair)); !status.ok()) {
+        closed.push_back({pair, absl::UnavailableError(status.message())});
+      } else if (asked == ncclSuccess) {
+        one.open = true;
+      } else if (!one.open && now >= one.open_by) {
+        closed.push_back(
+            {pair, absl::DeadlineExceededError(absl::StrCat(Name(pair), ": the other end has not come in ",
+                                                            absl::FormatDuration(options_.open_timeout)))});
+      }
+    }
+    for (const Closed& one : closed) Close(one.pair);
+    return closed;
+  }
+
+  void Close(LoanPair pair) override {
+    const auto found = pairs_.find(pair);
+    if (found == pairs_.end()) return;
+    // Neither finalized nor destroyed: both may wait for the other end.
+    static_cast<void>(nccl_.CommAbort(found->second.comm));
+    pairs_.erase(found);
+  }
+
+ private:
+  struct Pair {
+    ncclComm_t comm;
+    bool open;
+    absl::Time open_by;
+  };
+
+  // A communicator takes the next call only when it has accepted the one before.
+  template <class Call>
+  absl::Status Submit(LoanPair pair, absl::string_view name, Call call) {
+    if (!IsOpen(pair)) return absl::UnavailableError(absl::StrCat(Name(pair), " is not open"));
+    RETURN_IF_ERROR(MakeGpuCurrent(options_.device));
+    const ncclComm_t comm = pairs_.find(pair)->second.comm;
+    ncclResult_t result = call(comm, pair.debtor == options_.rank ? kCreditor : kDebtor);
+    const absl::Time accept_by = clock_.Now() + options_.call_timeout;
+    while (result == ncclInProgress && clock_.Now() < accept_by) {
+      if (ncclResult_t asked = nccl_.CommGetAsyncError(comm, &result); asked != ncclSuccess) result = asked;
+      std::this_thread::yield();
+    }
+    if (result == ncclSuccess) return absl::OkStatus();
+    std::string why = result == ncclInProgress ? absl::StrCat(name, " was not accepted in ",
+                                                              absl::FormatDuration(options_.call_timeout))
+                                               : std::string(nccl_.ToStatus(result, name).message());
+    Close(pair);
+    return absl::UnavailableError(absl::StrCat(Name(pair), ": ", why));
+  }
+
+  const NcclLibrary nccl_;
+  const NcclOptions options_;
+  const Clock& clock_;
+  std::map<LoanPair, Pair> pairs_;
+};
+
+}  // namespace
+
+std::unique_ptr<Collectives> MakeNcclCollectives(const NcclLibrary& library, const NcclOptions& options,
+                                                 const Clock* clock) {
+  return std::make_unique<NcclCollectives>(library, options, clock);
+}
+
+}  // namespace lombard

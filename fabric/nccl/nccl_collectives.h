@@ -1,0 +1,27 @@
+// Collectives over NCCL.
+#pragma once
+
+#include <memory>
+
+#include "base/clock.h"
+#include "fabric/collectives.h"
+#include "fabric/nccl/nccl_library.h"
+
+namespace lombard {
+
+struct NcclOptions {
+  int rank = 0;                                     // of the job
+  int device = 0;                                   // this rank's GPU,
+  GpuPlace place;                                   // and where it is
+  int ctas_max = 2;                                 // thread blocks of a communicator; a guess, not measured
+  absl::Duration open_timeout = absl::Seconds(30);  // for the other end to come
+  absl::Duration call_timeout =
+      absl::Seconds(5);  // that one call may take to be accepted; the first connects
+};
+
+// `library` and `clock` are copied and borrowed. Communicators are non-blocking: NCCL's calls return at once
+// and are asked until they are accepted, at most call_timeout.
+std::unique_ptr<Collectives> MakeNcclCollectives(const NcclLibrary& library, const NcclOptions& options,
+                                                 const Clock* clock);
+
+}  // namespace lombard

@@ -1,0 +1,17 @@
+// An NCCL between the emulated device's streams, in this process: what it takes to see whether the order in
+// which ranks submit transfers can make them wait for each other. Stricter than the real one: of what was
+// submitted on a device one transfer runs at a time, in the order of submission, and occupies the device
+// until its other end has come to it too. A device (MakeGpuCurrent) stands for a rank's GPU.
+#pragma once
+
+#include "fabric/nccl/nccl_library.h"
+
+namespace lombard {
+
+NcclLibrary FakeNccl();
+
+// The process that computes on `device` ends. noticed: its peers' NCCL knows, as over a network; otherwise it
+// does not, as between GPUs that see each other's memory.
+void KillFakeNcclRank(int device, bool noticed);
+
+}  // namespace lombard
