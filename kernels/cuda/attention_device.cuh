@@ -1,7 +1,7 @@
 // What the attention kernels share: which keys a piece of work sees, and where they lie.
 #pragma once
 
-#include "kernels/cuda/dialect.cuh"
+#include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/partial_attention.h"
 
 namespace lombard {
@@ -51,6 +51,28 @@ inline unsigned AttentionGrid(const GpuAttentionArgs& args, AttentionKernel kern
   return static_cast<unsigned>(args.tables.work_count[static_cast<int>(kernel)] * args.layout.kv_heads);
 }
 
+// f(FastShape<T, head_dim>()) for the one of HasFastAttention's that is meant.
+template <class T, int kDim>
+struct FastShape {};
+template <class F>
+GpuError ForFastAttention(const KvLayout& layout, F f) {
+  CHECK(HasFastAttention(layout));
+  const auto for_type = [&]<class T>(internal::Type<T>) -> GpuError {
+    switch (layout.head_dim) {
+      case 64:
+        return f(FastShape<T, 64>());
+      case 80:
+        return f(FastShape<T, 80>());
+      case 96:
+        return f(FastShape<T, 96>());
+      default:
+        return f(FastShape<T, 128>());
+    }
+  };
+  return layout.dtype == DType::kF16 ? for_type(internal::Type<Half>())
+                                     : for_type(internal::Type<BFloat16>());
+}
+
 // Keys [begin, end) of a span, counted from its first.
 struct KeyRange {
   int32_t begin, end;
@@ -64,6 +86,17 @@ LOMBARD_HOST_DEVICE constexpr KeyRange VisibleKeys(const AttentionWork& work, in
   if (last + 1 < keys.end) keys.end = last + 1;
   if (window > 0 && last - window + 1 > keys.begin) keys.begin = last - window + 1;
   if (keys.end < keys.begin) keys.end = keys.begin;
+  return keys;
+}
+
+// What any row of the piece sees, and what lies between.
+LOMBARD_HOST_DEVICE constexpr KeyRange KeysOfPiece(const AttentionWork& work, int32_t window) {
+  KeyRange keys{work.first_key, work.first_key + work.key_count};
+  const int32_t last = work.position_max - work.first_position;
+  if (last + 1 < keys.end) keys.end = last + 1;
+  const int32_t first = work.position_min - work.first_position - window + 1;
+  if (window > 0 && first > keys.begin) keys.begin = first;
+  if (keys.begin > keys.end) keys.begin = keys.end;
   return keys;
 }
 

@@ -5,7 +5,10 @@
 
 namespace lombard::internal {
 
-// Any work; of the given kernel's list.
-GpuError PlainAttention(GpuStreamRef stream, const GpuAttentionArgs& args, AttentionKernel list);
+// Each runs the pieces of its list.
+GpuError PlainAttention(GpuStreamRef stream, const GpuAttentionArgs& args);
+// REQUIRES: HasFastAttention(args.layout).
+GpuError DecodeAttention(GpuStreamRef stream, const GpuAttentionArgs& args);
+GpuError TileAttention(GpuStreamRef stream, const GpuAttentionArgs& args);
 
 }  // namespace lombard::internal

@@ -21,7 +21,8 @@ AttentionSchedule PlanAttention(const KvLayout& layout, int q_heads, absl::Span<
     schedule.rows.insert(schedule.rows.end(), item.rows.begin(), item.rows.end());
     for (const int32_t row : item.rows) CHECK(row >= 0 && row < step_rows) << row << " of " << step_rows;
     const AttentionKernel kernel = ChooseAttentionKernel(layout, group, rows, item.shared);
-    const int part_keys = item.remote ? item.token_count : AttentionPartKeys(kernel, item.token_count);
+    const bool whole = item.remote || AttendsWhole(kernel, rows * group, layout.kv_heads, item.shared);
+    const int part_keys = whole ? item.token_count : AttentionPartKeys(kernel, item.token_count);
     for (int first_key = 0; first_key < item.token_count; first_key += part_keys) {
       for (int r = 0; r < rows; ++r) merges.emplace_back(item.rows[r], schedule.state_rows + r);
       const int rows_max = AttentionRowsMax(kernel, group);

@@ -34,7 +34,8 @@ struct alignas(16) AttentionWork {
 };
 
 // The query heads of a KV head's group are columns of one product: column = row * group + head in group.
-constexpr int kDecodeColumnsMax = 16;
+constexpr int kDecodeColumns = 8;      // of a block; a larger group takes several
+constexpr int kDecodeColumnsMax = 32;  // of an item; its pieces find K and V in the second-level cache
 constexpr int kTileColumns = 128;
 
 // 16 keys of a part lie in one block.
@@ -57,7 +58,7 @@ constexpr int AttentionRowsMax(AttentionKernel kernel, int group) {
     case AttentionKernel::kPlain:
       return 16;
     case AttentionKernel::kDecode:
-      return kDecodeColumnsMax / group;
+      return group < kDecodeColumns ? kDecodeColumns / group : 1;
     case AttentionKernel::kTiles:
       return kTileColumns / group;
   }
@@ -66,13 +67,22 @@ constexpr int AttentionRowsMax(AttentionKernel kernel, int group) {
 
 // Keys of one part. Few columns: about 32 parts, so that 8 KV heads of one request are two pieces for each
 // of 132 processors; at least 128 keys, whose 64 KiB (head_dim 128) outweigh the 2 KiB of a group's states;
-// at most 1024, so that the last wave of pieces is short. Many columns: a state costs as much as 8 keys'
-// traffic per column, so parts are long.
+// at most 1024, so that the last wave of pieces is short. Many columns: a part's states, written and read
+// again, cost as much time as some 200 keys' products (8 bytes at 4.5 TB/s, 4 operations at 500 TFLOP/s per
+// dimension), and memory: 4 parts, 8 and more of a span longer than 64 Ki keys.
 constexpr int AttentionPartKeys(AttentionKernel kernel, int token_count) {
-  if (kernel == AttentionKernel::kTiles) return 4096;
-  int keys = 128;
-  while (keys < 1024 && keys * 32 < token_count) keys *= 2;
+  const bool tiles = kernel == AttentionKernel::kTiles;
+  const int parts = tiles ? 4 : 32, keys_max = tiles ? 16384 : 1024;
+  int keys = tiles ? 256 : 128;
+  while (keys < keys_max && keys * int64_t{parts} < token_count) keys *= 2;
   return keys;
+}
+
+// Whether rows of one sequence are so many that they fill the chip without a cut, as in prefill. (Of a shared
+// span the readers' number is the batch's doing, and must not matter.)
+constexpr bool AttendsWhole(AttentionKernel kernel, int columns, int kv_heads, bool shared) {
+  return kernel == AttentionKernel::kTiles && !shared &&
+         int64_t{columns} * kv_heads >= int64_t{128} * kTileColumns;
 }
 
 }  // namespace lombard

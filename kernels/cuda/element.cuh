@@ -59,6 +59,25 @@ LOMBARD_DEVICE void StorePack(T* p, const Pack<T>& pack) {
   *reinterpret_cast<uint4*>(p) = bits;
 }
 
+// Two elements of a 16-bit type, rounded, in one register; `low` in the lower half.
+template <class T>
+LOMBARD_DEVICE uint32_t PackPair(float low, float high) {
+  static_assert(sizeof(T) == 2);
+#ifdef __CUDACC__
+  uint32_t bits;
+  if constexpr (std::is_same_v<T, Half>) {
+    const __half2 pair = __floats2half2_rn(low, high);
+    __builtin_memcpy(&bits, &pair, 4);
+  } else {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    __builtin_memcpy(&bits, &pair, 4);
+  }
+  return bits;
+#else
+  return FromFloat<T>(low).bits | uint32_t{FromFloat<T>(high).bits} << 16;
+#endif
+}
+
 // kCount elements as fp32: one, or a multiple of a pack from a 16-byte aligned address.
 template <int kCount, class T>
 LOMBARD_DEVICE void LoadFloats(const T* p, float (&x)[kCount]) {

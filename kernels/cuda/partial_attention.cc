@@ -13,11 +13,13 @@ GpuError GpuPartialAttention(GpuStreamRef stream, const GpuAttentionArgs& args) 
       << "head_dim " << layout.head_dim;
   CHECK(layout.block_tokens > 0) << layout.block_tokens;
   CHECK(args.q_stride % 8 == 0) << args.q_stride;
-  for (const AttentionKernel list :
-       {AttentionKernel::kPlain, AttentionKernel::kDecode, AttentionKernel::kTiles}) {
-    if (const GpuError error = internal::PlainAttention(stream, args, list); !error.ok()) return error;
-  }
-  return {};
+  const auto run = [&](AttentionKernel kernel, auto launch) {
+    return args.tables.work_count[static_cast<int>(kernel)] == 0 ? GpuError() : launch(stream, args);
+  };
+  GpuError error = run(AttentionKernel::kPlain, internal::PlainAttention);
+  if (error.ok()) error = run(AttentionKernel::kTiles, internal::TileAttention);
+  if (error.ok()) error = run(AttentionKernel::kDecode, internal::DecodeAttention);
+  return error;
 }
 
 }  // namespace lombard

@@ -68,13 +68,14 @@ __global__ void __launch_bounds__(32 * kWarps) PlainAttentionKernel(const Attent
 
 }  // namespace
 
-GpuError internal::PlainAttention(GpuStreamRef stream, const GpuAttentionArgs& args, AttentionKernel list) {
+GpuError internal::PlainAttention(GpuStreamRef stream, const GpuAttentionArgs& args) {
   return ForType(args.layout.dtype, [&]<class T>(Type<T>) {
     const uint32_t shared_bytes = kWarps * (2 * args.layout.head_dim + 32) * sizeof(float);
-    return LOMBARD_LAUNCH(
-        (PlainAttentionKernel<T>), stream,
-        {.grid = AttentionGrid(args, list), .block = 32 * kWarps, .shared_bytes = shared_bytes},
-        MakeAttentionParams<T>(args, list));
+    return LOMBARD_LAUNCH((PlainAttentionKernel<T>), stream,
+                          {.grid = AttentionGrid(args, AttentionKernel::kPlain),
+                           .block = 32 * kWarps,
+                           .shared_bytes = shared_bytes},
+                          MakeAttentionParams<T>(args, AttentionKernel::kPlain));
   });
 }
 

@@ -73,6 +73,18 @@ LOMBARD_DEVICE void LdMatrixX4Transposed(uint32_t (&r)[4], const void* row) {
 #endif
 }
 
+// The warp's: transposes an 8 x 8 matrix of 16-bit elements. Lane 4 g + t gives elements 2t and 2t+1 of row g
+// and gets those of column g.
+LOMBARD_DEVICE uint32_t TransposeMatrix(uint32_t r) {
+#ifdef __CUDACC__
+  uint32_t transposed;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(transposed) : "r"(r));
+  return transposed;
+#else
+  return emulation::TransposeMatrix(r);
+#endif
+}
+
 // The warp's: c += A B, T = Half or BFloat16, sums in fp32 (the tensor core may truncate where fp32 addition
 // rounds).
 template <class T>

@@ -89,6 +89,7 @@ void CpAsync(void* shared, const void* global, uint32_t bytes, bool valid, Place
 void CpAsyncCommit();
 void CpAsyncWait(uint32_t pending);
 void LdMatrixX4(uint32_t (&r)[4], const void* row, bool transposed, Place place = Place::current());
+uint32_t TransposeMatrix(uint32_t r, Place place = Place::current());
 void MmaBits(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], DType dtype, Place place);
 template <class T>
 void Mma16x8x16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],

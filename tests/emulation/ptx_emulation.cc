@@ -32,6 +32,21 @@ void LoadMatrices(void* const operands[], uint32_t) {
   }
 }
 
+struct TransposeLane {
+  uint32_t r, transposed;
+};
+
+void Transpose(void* const operands[], uint32_t) {
+  for (int lane = 0; lane < 32; ++lane) {
+    const int g = lane / 4, t = lane % 4;
+    const auto at = [&](int row, int column) {
+      const uint32_t pair = static_cast<TransposeLane*>(operands[4 * row + column / 2])->r;
+      return column % 2 == 0 ? pair & 0xffff : pair >> 16;
+    };
+    static_cast<TransposeLane*>(operands[lane])->transposed = at(2 * t, g) | at(2 * t + 1, g) << 16;
+  }
+}
+
 struct ProductLane {
   float c[4];
   uint32_t a[4], b[2];
@@ -105,6 +120,12 @@ void LdMatrixX4(uint32_t (&r)[4], const void* row, bool transposed, Place place)
   MatrixLane lane{{}, row};
   block.Warp("ldmatrix", 0xffffffffu, &lane, transposed ? &LoadMatrices<true> : &LoadMatrices<false>, place);
   std::memcpy(r, lane.r, sizeof lane.r);
+}
+
+uint32_t TransposeMatrix(uint32_t r, Place place) {
+  TransposeLane lane{r, 0};
+  BlockRunner::Current()->Warp("movmatrix", 0xffffffffu, &lane, &Transpose, place);
+  return lane.transposed;
 }
 
 void MmaBits(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], DType dtype, Place place) {

@@ -52,7 +52,8 @@ TEST(AttentionSchedule, PartsCoverEachSpanOnceAndMergesNameThemInOrder) {
       const auto kernel = static_cast<AttentionKernel>(work.kernel);
       ASSERT_LE(work.rows, AttentionRowsMax(kernel, group));
       if (kernel != AttentionKernel::kPlain) {
-        ASSERT_LE(work.rows * group, kernel == AttentionKernel::kDecode ? kDecodeColumnsMax : kTileColumns);
+        ASSERT_LE(work.rows * group,
+                  kernel == AttentionKernel::kTiles ? kTileColumns : std::max(group, kDecodeColumns));
       }
       for (int r = 0; r < work.rows; ++r) {
         const int position = positions[schedule.rows[work.first_row + r]];
@@ -94,6 +95,18 @@ TEST(AttentionSchedule, PartsCoverEachSpanOnceAndMergesNameThemInOrder) {
   }
 }
 
+// Long prefills are not cut: the states would cost as much memory as time.
+TEST(AttentionSchedule, RowsThatFillTheChipAttendTheirSpanWhole) {
+  const KvLayout layout{DType::kBF16, 8, 128, 32};
+  const auto states = [&](int rows, bool shared) {
+    const AttentionItem item{.token_count = 100000, .rows = Rows(0, rows), .shared = shared};
+    return PlanAttention(layout, 32, std::vector<int32_t>(rows, 100000), {item}).state_rows;
+  };
+  EXPECT_EQ(states(512, false), 512);
+  EXPECT_EQ(states(511, false), 511 * 7);
+  EXPECT_EQ(states(512, true), 512 * 7);
+}
+
 // The cuts of a span, and so the order of additions, are the same in any company.
 TEST(AttentionSchedule, CutsDependOnTheSpanAlone) {
   const KvLayout layout{DType::kBF16, 8, 128, 32};
@@ -124,10 +137,10 @@ TEST(AttentionSchedule, OneRequestFillsTheChipWithPieces) {
 
 TEST(AttentionSchedule, KernelsAreChosenByColumns) {
   const KvLayout fast{DType::kBF16, 8, 128, 32}, odd{DType::kF16, 8, 72, 32}, fp32{DType::kF32, 8, 128, 32};
-  EXPECT_EQ(ChooseAttentionKernel(fast, 4, 4, false), AttentionKernel::kDecode);
-  EXPECT_EQ(ChooseAttentionKernel(fast, 4, 5, false), AttentionKernel::kTiles);
+  EXPECT_EQ(ChooseAttentionKernel(fast, 4, 8, false), AttentionKernel::kDecode);
+  EXPECT_EQ(ChooseAttentionKernel(fast, 4, 9, false), AttentionKernel::kTiles);
   EXPECT_EQ(ChooseAttentionKernel(fast, 1, 2, true), AttentionKernel::kTiles);
-  EXPECT_EQ(ChooseAttentionKernel(fast, 32, 1, false), AttentionKernel::kTiles);
+  EXPECT_EQ(ChooseAttentionKernel(fast, 33, 1, false), AttentionKernel::kTiles);
   EXPECT_EQ(ChooseAttentionKernel(fast, 129, 1, false), AttentionKernel::kPlain);
   EXPECT_EQ(ChooseAttentionKernel(odd, 4, 1, false), AttentionKernel::kPlain);
   EXPECT_EQ(ChooseAttentionKernel({DType::kF16, 8, 64, 24}, 4, 1, false), AttentionKernel::kPlain);

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "kernels/cuda/attention_schedule.h"
+#include "kernels/cuda/attention_tiles.h"
 #include "tests/kernels/cuda/gpu_test.h"
 #include "tests/kernels/reference.h"
 
@@ -96,7 +97,15 @@ class GpuPartialAttentionTest : public GpuTest {
       }
     }
     schedule_ = PlanAttention(layout, q_heads, batch.positions, items);
-    const DeviceMemory work = Upload(schedule_.work), rows = Upload(schedule_.rows),
+    // Each kernel's list with one piece more, which is none.
+    std::vector<AttentionWork> padded;
+    for (int kernel = 0, next = 0; kernel < kAttentionKernels; ++kernel) {
+      const int count = schedule_.work_count[kernel];
+      padded.insert(padded.end(), schedule_.work.begin() + next, schedule_.work.begin() + next + count);
+      if (count != 0) padded.emplace_back();
+      next += count;
+    }
+    const DeviceMemory work = Upload(padded), rows = Upload(schedule_.rows),
                        positions = Upload(batch.positions), blocks = Upload(table),
                        q = Upload(Encode(layout.dtype, numbers.q)),
                        k = Upload(Encode(layout.dtype, slabs[0])), v = Upload(Encode(layout.dtype, slabs[1]));
@@ -108,7 +117,8 @@ class GpuPartialAttentionTest : public GpuTest {
     const AttentionWork* next = work.data<AttentionWork>();
     for (int kernel = 0; kernel < kAttentionKernels; ++kernel) {
       args.tables.work[kernel] = next;
-      next += args.tables.work_count[kernel] = schedule_.work_count[kernel];
+      const int count = schedule_.work_count[kernel];
+      next += args.tables.work_count[kernel] = count == 0 ? 0 : count + 1;
     }
     args.tables.rows = rows.data<int32_t>(), args.tables.positions = positions.data<int32_t>();
     args.tables.block_table = blocks.data<int32_t>();
@@ -225,6 +235,108 @@ TEST_P(GpuPartialAttentionTest, ThePlainPathTakesAnyTypeAndWidth) {
     batch.scale *= Pick(random(), {1, 6, 1000});
     Check(batch);
     if (HasFatalFailure()) return;
+  }
+}
+
+TEST_P(GpuPartialAttentionTest, DecodeTakesEveryFastShape) {
+  for (int round = 0; round < 8; ++round) {
+    KvLayout layout;
+    layout.dtype = round % 2 == 0 ? DType::kBF16 : DType::kF16;
+    layout.head_dim = std::vector<int>{64, 80, 96, 128}[round / 2];
+    layout.kv_heads = Pick(random(), {1, 2}), layout.block_tokens = Pick(random(), {16, 32, 48});
+    // Around tiles of 16 keys, rounds of 64, parts of 128.
+    const int tokens = Pick(random(), {1, 15, 16, 17, 63, 65, 127, 128, 129, 300});
+    const int first = Pick(random(), {0, 1000});
+    const int position = std::max(0, first + Pick(random(), {-1, tokens / 2, tokens - 1, tokens + 5000}));
+    const int group = Pick(random(), {1, 3, 4, 8, 12});
+    const int rows = group > 8 ? 2 : Pick(random(), {1, 2, 4});
+    Batch batch = OneSequence(layout, group, rows, tokens, first, position);
+    batch.window = Pick(random(), {0, 0, 1, 20, 130});
+    batch.scale *= Pick(random(), {1, 6, 1000});
+    Check(batch);
+    if (HasFatalFailure()) return;
+    ASSERT_EQ(schedule_.work_count[static_cast<int>(AttentionKernel::kDecode)], schedule_.work.size());
+  }
+}
+
+TEST_P(GpuPartialAttentionTest, TilesTakeEveryFastShape) {
+  for (int round = 0; round < 3; ++round) {
+    KvLayout layout;
+    layout.dtype = (GetParam() + round) % 2 == 0 ? DType::kBF16 : DType::kF16;
+    layout.head_dim = std::vector<int>{64, 80, 96, 128}[(GetParam() + round) % 4];
+    layout.kv_heads = Pick(random(), {1, 2}), layout.block_tokens = Pick(random(), {16, 32, 48});
+    // Around tiles of 32 keys, and parts of 256.
+    const int tokens = Pick(random(), {1, 31, 33, 100, 255, 257}), first = Pick(random(), {0, 1000});
+    const int group = Pick(random(), {1, 3, 7, 48}), rows = Pick(random(), {33, 48});
+    // Prefill of the span's last rows; rows of which some are before the span; rows behind it.
+    const int position =
+        std::max(0, first + Pick(random(), {tokens - rows, -rows / 2, tokens / 2, tokens + 5000}));
+    Batch batch = OneSequence(layout, group, group == 48 ? 3 : rows, tokens, first, position);
+    batch.window = Pick(random(), {0, 0, 1, 40, 130});
+    batch.scale *= Pick(random(), {1, 6, 1000});
+    Check(batch);
+    if (HasFatalFailure()) return;
+    ASSERT_EQ(schedule_.work_count[static_cast<int>(AttentionKernel::kTiles)], schedule_.work.size());
+  }
+}
+
+// A tree: a prefix that all read, one that some read, own spans; a sequence in prefill; one with nothing. The
+// lengths are those that Hydragen's authors test with, in part (papers: 1 to 129 keys).
+TEST_P(GpuPartialAttentionTest, SpansOfOneRowMergeToAttentionOverAllOfThem) {
+  Batch batch{{DType::kBF16, 2, 64, 16}, 4};
+  batch.scale = 0.125f;
+  const int prefix = Pick(random(), {3, 129, 300}), branch = 7;
+  const std::vector<int> own = {9, 10, 11, 4, 129, 1};
+  for (const int tokens : own) batch.positions.push_back(prefix + branch + tokens - 1);
+  batch.spans = {{prefix, 0, {5, 0, 1, 2, 3, 4}, true}, {branch, prefix, {4, 0, 5, 2, 1, 3}, true}};
+  for (int row = 0; row < 6; ++row) batch.spans.push_back({own[row], prefix + branch, {row}});
+  std::vector<int32_t> chunk;
+  for (int i = 0; i < 12; ++i) {
+    chunk.push_back(static_cast<int32_t>(batch.positions.size()));
+    batch.positions.push_back(20 + i);
+  }
+  batch.spans.push_back({32, 0, chunk});
+  batch.positions.push_back(0);
+  batch.spans.push_back({0, 0, {18}});
+  Check(batch);
+}
+
+// One row over one span: the same bits alone and among others, which read the same span or do not.
+TEST_P(GpuPartialAttentionTest, ARowsBitsDoNotDependOnItsBatch) {
+  for (const bool shared : {false, true}) {
+    Batch batch{{DType::kBF16, 1, 64, 16}, 2};
+    batch.scale = 0.7f;
+    const int tokens = 300;
+    for (int i = 0; i < 40; ++i) batch.positions.push_back(shared ? tokens + i : tokens - 40 + i);
+    std::vector<int32_t> all(shared ? 40 : 4);
+    std::iota(all.begin(), all.end(), 0);
+    batch.spans = {{tokens, 0, all, shared}, {129, 0, {7}}, {33, 400, {8}}};
+    Numbers numbers = Draw(batch);
+    Run(batch, numbers);
+    const States among = states_;
+    const std::vector<int32_t> begin = schedule_.merge_begin, ids = schedule_.merge_states;
+    Batch alone = batch;
+    alone.spans = {{tokens, 0, {2}, shared}};
+    Run(alone, numbers);
+    ASSERT_GT(schedule_.merge_begin[3], 1);  // more parts than one
+    for (int i = 0; i < schedule_.merge_begin[3]; ++i) {
+      const size_t one = schedule_.merge_states[i] * 2, other = ids[begin[2] + i] * 2;
+      for (size_t h = 0; h < 2; ++h) {
+        ASSERT_EQ(states_.max[one + h], among.max[other + h]);
+        ASSERT_EQ(states_.sum[one + h], among.sum[other + h]);
+        for (int d = 0; d < 64; ++d)
+          ASSERT_EQ(states_.acc[(one + h) * 64 + d], among.acc[(other + h) * 64 + d]) << d;
+      }
+    }
+  }
+}
+
+TEST(AttentionTiles, RowsOfAMatrixLieInDifferentBanks) {
+  for (const int head_dim : {64, 80, 96, 128}) {
+    unsigned groups = 0;
+    for (int row = 0; row < 8; ++row) groups |= 1u << row * PaddedRow(head_dim) / 8 % 8;
+    EXPECT_EQ(groups, 0xffu) << head_dim;
+    EXPECT_GE(PaddedRow(head_dim), head_dim);
   }
 }
 

@@ -49,6 +49,10 @@ __global__ void ShuffleKernel(int* out) {
   out[192 + lane] = __shfl_down_sync(kFullWarp, lane, 3, 8);
 }
 
+__global__ void TransposeKernel(const uint32_t* in, uint32_t* out) {
+  out[threadIdx.x] = ptx::TransposeMatrix(in[threadIdx.x]);
+}
+
 __global__ void AsyncCopyKernel(const uint4* src, const int* valid, uint4* dst, int pieces) {
   LOMBARD_DYNAMIC_SHARED(uint4, tile);
   const int half = pieces / 2;
@@ -86,6 +90,10 @@ GpuError ProbeExp2(GpuStreamRef stream, const float* x, float* y, int count) {
 
 GpuError ProbeShuffles(GpuStreamRef stream, int* out) {
   return LOMBARD_LAUNCH(ShuffleKernel, stream, {.block = 32}, out);
+}
+
+GpuError ProbeTranspose(GpuStreamRef stream, const uint32_t* in, uint32_t* out) {
+  return LOMBARD_LAUNCH(TransposeKernel, stream, {.block = 32}, in, out);
 }
 
 GpuError ProbeAsyncCopy(GpuStreamRef stream, const void* src, const int* valid, void* dst, int pieces) {

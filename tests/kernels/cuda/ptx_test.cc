@@ -72,6 +72,17 @@ TEST_P(PtxTest, ShufflesGiveTheLanesThatCudaDocuments) {
   }
 }
 
+TEST_P(PtxTest, AMatrixIsTransposedInRegisters) {
+  std::vector<uint16_t> in(64);
+  std::iota(in.begin(), in.end(), 1000);
+  const DeviceMemory in_device = Upload(in), out_device = Allocate(128);
+  EXPECT_LAUNCHED(ProbeTranspose(stream().ref(), in_device.data<uint32_t>(), out_device.data<uint32_t>()));
+  const std::vector<uint16_t> out = Download<uint16_t>(out_device);
+  for (int row = 0; row < 8; ++row) {
+    for (int column = 0; column < 8; ++column) EXPECT_EQ(out[row * 8 + column], in[column * 8 + row]);
+  }
+}
+
 TEST_P(PtxTest, AsynchronousCopiesArriveByGroups) {
   const int pieces = 500;
   std::vector<uint32_t> src(pieces * 4);
