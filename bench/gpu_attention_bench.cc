@@ -1,0 +1,446 @@
+// Attention kernels on a GPU against ceilings measured in the same run: decode of one layer over private
+// contexts, and over a prefix that a batch shares.
+//
+//   gpu_attention_bench [--json FILE] [--rounds 20] [--smoke]
+//
+// Medians of device time between two events. Before each, 256 MiB are written, so that nothing measured lies
+// in the second-level cache; the kernels are enqueued meanwhile, so launches cost nothing. K, V and queries
+// are random. --smoke: tiny shapes, for the emulated device and for a first try; its figures mean nothing.
+// Exits 77 where no GPU is.
+#include <cstdlib>
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <random>
+
+#include "absl/strings/str_cat.h"
+#include "base/device/gpu_info.h"
+#include "base/device/gpu_memory.h"
+#include "base/device/gpu_status.h"
+#include "base/device/gpu_stream.h"
+#include "bench/bench_support.h"
+#include "kernels/cuda/attention_schedule.h"
+#include "kernels/cuda/merge_states.h"
+#include "kernels/cuda/partial_attention.h"
+#ifdef LOMBARD_HAS_CUBLAS_LT
+#include "kernels/cuda/cublas_lt.h"
+#endif
+
+namespace lombard::bench {
+namespace {
+
+constexpr int kBlock = 32;
+
+struct Options {
+  std::string json;
+  int rounds = 20;
+  bool smoke = false;
+};
+
+struct Heads {
+  int q = 0, kv = 0, dim = 128;
+  int64_t key_bytes() const { return int64_t{4} * kv * dim; }  // K and V of one key, bf16
+};
+
+template <class T>
+T Take(absl::StatusOr<T> value) {
+  CHECK_OK(value.status());
+  return *std::move(value);
+}
+
+class Device {
+ public:
+  Device(int device, const Options& options)
+      : options_(options),
+        device_(device),
+        stream_(Take(GpuStream::Create(device))),
+        start_(Take(GpuEvent::Create(device, /*timing=*/true))),
+        end_(Take(GpuEvent::Create(device, /*timing=*/true))),
+        flush_(Allocate(options.smoke ? 1 << 16 : 256 << 20)) {
+    std::minstd_rand random(1);
+    std::vector<uint16_t> values((options.smoke ? 1 << 16 : 64 << 20) / 2);
+    for (uint16_t& value : values) value = BF16FromFloat(static_cast<float>(random() % 2001) / 1000.0f - 1);
+    random_ = Upload(values);
+  }
+
+  GpuStream& stream() { return stream_; }
+  DeviceMemory Allocate(uint64_t bytes) { return Take(DeviceMemory::Create(device_, bytes)); }
+  template <class T>
+  DeviceMemory Upload(const std::vector<T>& values) {
+    const uint64_t bytes = values.size() * sizeof(T);
+    DeviceMemory memory = Allocate(bytes);
+    const PinnedMemory pinned = Take(PinnedMemory::Create(device_, bytes));
+    std::memcpy(pinned.data(), values.data(), bytes);
+    CHECK_OK(stream_.Copy(memory.data(), pinned.data(), bytes));
+    CHECK_OK(stream_.Synchronize());
+    return memory;
+  }
+  // bf16 in [-1, 1], the same 32 Mi of them again and again.
+  DeviceMemory Random(uint64_t bytes) {
+    DeviceMemory memory = Allocate(bytes);
+    for (uint64_t at = 0; at < bytes; at += random_.bytes())
+      CHECK_OK(stream_.Copy(memory.data<char>() + at, random_.data(), std::min(random_.bytes(), bytes - at)));
+    CHECK_OK(stream_.Synchronize());
+    return memory;
+  }
+
+  // Median seconds of each, taken in turns.
+  std::vector<double> Time(const std::vector<std::function<void()>>& cases) {
+    std::vector<std::vector<double>> seconds(cases.size());
+    for (int round = -2; round < options_.rounds; ++round) {
+      for (size_t i = 0; i < cases.size(); ++i) {
+        CHECK_OK(stream_.Fill(flush_.data(), static_cast<uint8_t>(round), flush_.bytes()));
+        CHECK_OK(stream_.Record(start_));
+        cases[i]();
+        CHECK_OK(stream_.Record(end_));
+        CHECK_OK(stream_.Synchronize());
+        const float ms = Take(ElapsedMs(start_, end_));
+        if (round >= 0) seconds[i].push_back(1e-3 * ms);
+      }
+    }
+    std::vector<double> medians;
+    for (const auto& one : seconds) medians.push_back(std::max(Median(one), 1e-9));
+    return medians;
+  }
+  double Time(const std::function<void()>& run) { return Time(std::vector{run})[0]; }
+  bool Fits(uint64_t bytes) {
+    return bytes + (uint64_t{1} << 30) < Take(QueryGpuMemory(device_)).free_bytes || options_.smoke;
+  }
+
+ private:
+  const Options options_;
+  const int device_;
+  GpuStream stream_;
+  GpuEvent start_, end_;
+  DeviceMemory flush_, random_;
+};
+
+// Bytes read and written per second.
+double CopyRate(Device& device, bool smoke) {
+  const uint64_t bytes = smoke ? 1 << 16 : uint64_t{2} << 30;
+  const DeviceMemory from = device.Random(bytes), to = device.Allocate(bytes);
+  return 2.0 * bytes / device.Time([&] { CHECK_OK(device.stream().Copy(to.data(), from.data(), bytes)); });
+}
+
+// bf16 operations per second of an 8192 x 8192 x 8192 product by cuBLASLt; 0, and why, without it.
+double MatrixRate([[maybe_unused]] Device& device) {
+#ifdef LOMBARD_HAS_CUBLAS_LT
+  const absl::StatusOr<CublasLt> loaded = CublasLt::Load();
+  if (!loaded.ok()) {
+    std::printf("# no matrix rate: %s\n", loaded.status().ToString().c_str());
+    return 0;
+  }
+  const CublasLt& lt = *loaded;
+  const auto check = [&](cublasStatus_t status, const char* call) {
+    CHECK(status == CUBLAS_STATUS_SUCCESS) << lt.ToStatus(status, call);
+  };
+  constexpr uint64_t kSize = 8192, kWorkspace = 32 << 20;
+  const DeviceMemory a = device.Random(kSize * kSize * 2), b = device.Random(kSize * kSize * 2),
+                     c = device.Allocate(kSize * kSize * 2), workspace = device.Allocate(kWorkspace);
+  cublasLtHandle_t handle;
+  cublasLtMatmulDesc_t product;
+  cublasLtMatrixLayout_t layout;
+  cublasLtMatmulPreference_t preference;
+  check(lt.Create(&handle), "cublasLtCreate");
+  check(lt.MatmulDescCreate(&product, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate");
+  const cublasOperation_t transposed = CUBLAS_OP_T;
+  check(lt.MatmulDescSetAttribute(product, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed),
+        "cublasLtMatmulDescSetAttribute");
+  check(lt.MatrixLayoutCreate(&layout, CUDA_R_16BF, kSize, kSize, kSize), "cublasLtMatrixLayoutCreate");
+  check(lt.MatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
+  check(lt.MatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &kWorkspace,
+                                        sizeof kWorkspace),
+        "cublasLtMatmulPreferenceSetAttribute");
+  cublasLtMatmulHeuristicResult_t best;
+  int found = 0;
+  check(lt.MatmulAlgoGetHeuristic(handle, product, layout, layout, layout, layout, preference, 1, &best,
+                                  &found),
+        "cublasLtMatmulAlgoGetHeuristic");
+  CHECK(found == 1);
+  const float one = 1, zero = 0;
+  const double seconds = device.Time([&] {
+    check(lt.Matmul(handle, product, &one, a.data(), layout, b.data(), layout, &zero, c.data(), layout,
+                    c.data(), layout, &best.algo, workspace.data(), kWorkspace,
+                    static_cast<cudaStream_t>(device.stream().ref().handle)),
+          "cublasLtMatmul");
+  });
+  check(lt.MatmulPreferenceDestroy(preference), "cublasLtMatmulPreferenceDestroy");
+  check(lt.MatrixLayoutDestroy(layout), "cublasLtMatrixLayoutDestroy");
+  check(lt.MatmulDescDestroy(product), "cublasLtMatmulDescDestroy");
+  check(lt.Destroy(handle), "cublasLtDestroy");
+  return 2.0 * kSize * kSize * kSize / seconds;
+#else
+  std::printf("# no matrix rate: built without cuBLASLt's headers\n");
+  return 0;
+#endif
+}
+
+// One layer's attention, ready to run: schedule, tables and states on the device.
+class Layer {
+ public:
+  // Blocks of the items: block_table; slabs hold them.
+  Layer(Device& device, const Heads& heads, const std::vector<int32_t>& positions,
+        const std::vector<AttentionItem>& items, const DeviceMemory& block_table, const DeviceMemory& k,
+        const DeviceMemory& v)
+      : device_(device) {
+    const KvLayout layout{DType::kBF16, heads.kv, heads.dim, kBlock};
+    const AttentionSchedule schedule = PlanAttention(layout, heads.q, positions, items);
+    const uint64_t states = uint64_t(schedule.state_rows) * heads.q, rows = positions.size();
+    const auto keep = [&](DeviceMemory memory) -> const DeviceMemory& {
+      return memory_.emplace_back(std::move(memory));
+    };
+    memory_.reserve(10);
+    args_.acc = keep(device.Allocate(states * heads.dim * 4)).data<float>();
+    args_.max = keep(device.Allocate(states * 4)).data<float>();
+    args_.sum = keep(device.Allocate(states * 4)).data<float>();
+    const AttentionWork* next = keep(device.Upload(schedule.work)).data<AttentionWork>();
+    for (int kernel = 0; kernel < kAttentionKernels; ++kernel) {
+      args_.tables.work[kernel] = next;
+      next += args_.tables.work_count[kernel] = schedule.work_count[kernel];
+    }
+    args_.tables.rows = keep(device.Upload(schedule.rows)).data<int32_t>();
+    args_.tables.positions = keep(device.Upload(positions)).data<int32_t>();
+    args_.tables.block_table = block_table.data<int32_t>();
+    args_.q = keep(device.Random(rows * heads.q * heads.dim * 2)).data();
+    args_.q_stride = heads.q * heads.dim;
+    args_.k = k.data(), args_.v = v.data();
+    args_.layout = layout, args_.q_heads = heads.q;
+    args_.scale = 1.0f / std::sqrt(static_cast<float>(heads.dim));
+    merge_.acc = args_.acc, merge_.max = args_.max, merge_.sum = args_.sum;
+    merge_.part_begin = keep(device.Upload(schedule.merge_begin)).data<int32_t>();
+    merge_.part_ids = keep(device.Upload(schedule.merge_states)).data<int32_t>();
+    merge_.rows = static_cast<int64_t>(rows), merge_.heads = heads.q, merge_.head_dim = heads.dim;
+    out_bytes_ = rows * heads.q * heads.dim * 2;
+    merge_.out = keep(device.Allocate(out_bytes_)).data(), merge_.out_dtype = DType::kBF16;
+  }
+  void Attend() { CHECK_OK(ToStatus(GpuPartialAttention(device_.stream().ref(), args_))); }
+  void Run() {
+    Attend();
+    CHECK_OK(ToStatus(GpuMergeStates(device_.stream().ref(), merge_)));
+  }
+  // What came out is finite, and not nothing.
+  void CheckResult() {
+    const PinnedMemory pinned = Take(PinnedMemory::Create(device_.stream().device(), out_bytes_));
+    CHECK_OK(device_.stream().Fill(merge_.out, 0xff, out_bytes_));
+    Run();
+    CHECK_OK(device_.stream().Copy(pinned.data(), merge_.out, out_bytes_));
+    CHECK_OK(device_.stream().Synchronize());
+    double sum = 0;
+    for (uint64_t i = 0; i < out_bytes_ / 2; ++i) sum += std::abs(FloatFromBF16(pinned.data<uint16_t>()[i]));
+    CHECK(std::isfinite(sum) && sum > 0) << sum;
+  }
+
+ private:
+  Device& device_;
+  std::vector<DeviceMemory> memory_;
+  GpuAttentionArgs args_;
+  GpuMergeStatesArgs merge_;
+  uint64_t out_bytes_ = 0;
+};
+
+// Ids of `count` blocks, in no order.
+std::vector<int32_t> Shuffled(int count) {
+  std::vector<int32_t> ids(count);
+  std::iota(ids.begin(), ids.end(), 0);
+  std::shuffle(ids.begin(), ids.end(), std::minstd_rand(7));
+  return ids;
+}
+
+int Blocks(int tokens) { return (tokens + kBlock - 1) / kBlock; }
+
+void Decode(Device& device, const Options& options, double copy_rate, nlohmann::json& rows) {
+  const Heads heads{32, 8};  // llama-3-8b
+  struct Shape {
+    int batch, context;
+  };
+  std::vector<Shape> shapes = {{32, 8192}, {8, 32768}, {1, 8192}, {1, 32768}, {1, 131072}, {1, 1 << 20}};
+  if (options.smoke) shapes = {{2, 160}, {1, 40}};
+  std::printf("\n## Decode attention, one layer of llama-3-8b (32 query heads, 8 KV heads of 128), bf16\n\n");
+  std::printf(
+      "| batch x context | attention + merge, us | attention alone, us | GB/s of K and V | of copy |\n");
+  std::printf("|---|---|---|---|---|\n");
+  for (const Shape& shape : shapes) {
+    const int blocks = shape.batch * Blocks(shape.context);
+    const uint64_t slab = uint64_t(blocks) * kBlock * heads.key_bytes() / 2;
+    if (!device.Fits(2 * slab)) {
+      std::printf("| %d x %d | skipped: needs %.1f GB | | | |\n", shape.batch, shape.context, 2e-9 * slab);
+      continue;
+    }
+    const DeviceMemory k = device.Random(slab), v = device.Random(slab),
+                       table = device.Upload(Shuffled(blocks));
+    std::vector<AttentionItem> items;
+    for (int i = 0; i < shape.batch; ++i)
+      items.push_back({.first_block = i * Blocks(shape.context),
+                       .token_count = shape.context,
+                       .first_position = 0,
+                       .rows = {i}});
+    Layer layer(device, heads, std::vector<int32_t>(shape.batch, shape.context - 1), items, table, k, v);
+    layer.CheckResult();
+    const std::vector<double> seconds = device.Time({[&] { layer.Run(); }, [&] { layer.Attend(); }});
+    const double rate = double(shape.batch) * shape.context * heads.key_bytes() / seconds[0];
+    std::printf("| %d x %d | %.1f | %.1f | %.0f | %.1f %% |\n", shape.batch, shape.context, 1e6 * seconds[0],
+                1e6 * seconds[1], 1e-9 * rate, 100 * rate / copy_rate);
+    const std::string name = absl::StrCat(shape.batch, "x", shape.context);
+    rows.push_back({{"name", absl::StrCat("decode/", name)},
+                    {"median_us", 1e6 * seconds[0]},
+                    {"gb_per_s", 1e-9 * rate},
+                    {"of_copy", rate / copy_rate}});
+    rows.push_back({{"name", absl::StrCat("decode_without_merge/", name)}, {"median_us", 1e6 * seconds[1]}});
+  }
+}
+
+void SharedPrefix(Device& device, const Options& options, double matrix_rate, nlohmann::json& rows) {
+  const Heads heads{8, 1};  // a GPU's slice of an 8-way model, as in Hydragen's microbenchmark
+  struct Shape {
+    int batch, prefix;
+  };
+  std::vector<Shape> shapes = {{512, 1024}, {1024, 2048}, {2048, 4096}, {4096, 8192}};
+  std::vector<int> suffixes = {16, 128, 512};
+  if (options.smoke) shapes = {{3, 96}}, suffixes = {16};
+  std::printf("\n## A prefix that the batch shares, one layer of 8 query heads, 1 KV head of 128, bf16\n\n");
+  std::printf(
+      "Apart: every sequence reads a copy of its own by the decode kernel. Forecast: 4.2 TB/s, 550 TFLOP/s, "
+      "8 us.\n\n");
+  std::printf(
+      "| batch, prefix | suffix | apart, us | together, us | ratio | forecast | prefix alone, us | TFLOP/s | "
+      "of matrix rate |\n");
+  std::printf("|---|---|---|---|---|---|---|---|---|\n");
+  for (const Shape& shape : shapes) {
+    const int longest = Blocks(shape.prefix + suffixes.back()), blocks = shape.batch * longest;
+    const uint64_t slab = uint64_t(blocks) * kBlock * heads.key_bytes() / 2;
+    if (!device.Fits(2 * slab + (uint64_t{4} << 30))) {
+      std::printf("| %d, %d | skipped: needs %.1f GB | | | | | | | |\n", shape.batch, shape.prefix,
+                  2e-9 * slab);
+      continue;
+    }
+    const DeviceMemory k = device.Random(slab), v = device.Random(slab),
+                       table = device.Upload(Shuffled(blocks));
+    for (const int suffix : suffixes) {
+      const int context = shape.prefix + suffix;
+      std::vector<AttentionItem> apart, together(1);
+      together[0] = {
+          .first_block = 0, .token_count = shape.prefix, .first_position = 0, .rows = {}, .shared = true};
+      for (int i = 0; i < shape.batch; ++i) {
+        apart.push_back(
+            {.first_block = i * longest, .token_count = context, .first_position = 0, .rows = {i}});
+        together[0].rows.push_back(i);
+        together.push_back({.first_block = i * longest + Blocks(shape.prefix),
+                            .token_count = suffix,
+                            .first_position = shape.prefix,
+                            .rows = {i}});
+      }
+      const std::vector<int32_t> positions(shape.batch, context - 1);
+      Layer one(device, heads, positions, apart, table, k, v),
+          all(device, heads, positions, together, table, k, v),
+          prefix(device, heads, positions, {together[0]}, table, k, v);
+      one.CheckResult(), all.CheckResult();
+      const std::vector<double> seconds =
+          device.Time({[&] { one.Run(); }, [&] { all.Run(); }, [&] { prefix.Attend(); }});
+      const double operations = 4.0 * shape.batch * heads.q * heads.dim * shape.prefix;
+      const double rate = operations / seconds[2];
+      const double own_bytes = double(shape.batch) * suffix * heads.key_bytes();
+      const double forecast_apart = double(shape.batch) * context * heads.key_bytes() / 4.2e12;
+      const double forecast_together =
+          operations / 550e12 + (own_bytes + shape.batch * heads.q * (6.0 * heads.dim + 8)) / 4.2e12 + 8e-6;
+      std::printf("| %d, %d | %d | %.1f | %.1f | %.2f | %.2f | %.1f | %.0f | %.1f %% |\n", shape.batch,
+                  shape.prefix, suffix, 1e6 * seconds[0], 1e6 * seconds[1], seconds[0] / seconds[1],
+                  forecast_apart / forecast_together, 1e6 * seconds[2], 1e-12 * rate,
+                  matrix_rate == 0 ? 0 : 100 * rate / matrix_rate);
+      const std::string name = absl::StrCat("/", shape.batch, "x", shape.prefix, "+", suffix);
+      rows.push_back({{"name", "prefix_apart" + name}, {"median_us", 1e6 * seconds[0]}});
+      rows.push_back({{"name", "prefix_together" + name},
+                      {"median_us", 1e6 * seconds[1]},
+                      {"ratio", seconds[0] / seconds[1]},
+                      {"forecast_ratio", forecast_apart / forecast_together}});
+      rows.push_back({{"name", "prefix_without_merge" + name},
+                      {"median_us", 1e6 * seconds[2]},
+                      {"tflop_per_s", 1e-12 * rate}});
+    }
+  }
+}
+
+void Prefill(Device& device, const Options& options, double matrix_rate, nlohmann::json& rows) {
+  const Heads heads{32, 8};
+  std::printf("\n## Prefill attention, one layer of llama-3-8b, bf16: the last rows of a context\n\n");
+  std::printf("| rows, context | us | TFLOP/s | of matrix rate |\n|---|---|---|---|\n");
+  std::vector<std::pair<int, int>> shapes = {{512, 8192}, {2048, 8192}, {8192, 8192}, {2048, 131072}};
+  if (options.smoke) shapes = {{9, 70}};
+  for (const auto& [count, context] : shapes) {
+    const uint64_t slab = uint64_t(Blocks(context)) * kBlock * heads.key_bytes() / 2;
+    const DeviceMemory k = device.Random(slab), v = device.Random(slab),
+                       table = device.Upload(Shuffled(Blocks(context)));
+    std::vector<int32_t> positions(count), all(count);
+    std::iota(positions.begin(), positions.end(), context - count);
+    std::iota(all.begin(), all.end(), 0);
+    Layer layer(device, heads, positions,
+                {{.first_block = 0, .token_count = context, .first_position = 0, .rows = all}}, table, k, v);
+    layer.CheckResult();
+    const double seconds = device.Time([&] { layer.Run(); });
+    const double keys = count * (context - (count - 1) / 2.0);  // that rows see, together
+    const double rate = 4.0 * heads.q * heads.dim * keys / seconds;
+    std::printf("| %d, %d | %.1f | %.0f | %.1f %% |\n", count, context, 1e6 * seconds, 1e-12 * rate,
+                matrix_rate == 0 ? 0 : 100 * rate / matrix_rate);
+    rows.push_back({{"name", absl::StrCat("prefill_attention/", count, "x", context)},
+                    {"median_us", 1e6 * seconds},
+                    {"tflop_per_s", 1e-12 * rate}});
+  }
+}
+
+int Main(const Options& options) {
+  const GpuSearch found = FindGpus();
+  if (found.gpus.empty()) {
+    std::printf("no GPU: %s\n", found.reason.c_str());
+    return 77;
+  }
+  const GpuInfo& gpu = found.gpus[0];
+  std::printf("# %s, %d multiprocessors, %.0f MB of second-level cache; medians of %d\n", gpu.name.c_str(),
+              gpu.multiprocessors, 1e-6 * gpu.l2_bytes, options.rounds);
+  if (options.smoke) std::printf("# --smoke: these figures mean nothing\n");
+  Device device(gpu.device, options);
+  const double copy_rate = CopyRate(device, options.smoke);
+  const double matrix_rate = options.smoke ? 0 : MatrixRate(device);
+  std::printf("# ceilings: copy %.0f GB/s (read and written), bf16 products %.0f TFLOP/s\n", 1e-9 * copy_rate,
+              1e-12 * matrix_rate);
+  nlohmann::json rows;
+  Decode(device, options, copy_rate, rows);
+  SharedPrefix(device, options, matrix_rate, rows);
+  Prefill(device, options, matrix_rate, rows);
+  const nlohmann::json result = {{"gpu", gpu.name},
+                                 {"rounds", options.rounds},
+                                 {"smoke", options.smoke},
+                                 {"copy_gb_per_s", 1e-9 * copy_rate},
+                                 {"matrix_tflop_per_s", 1e-12 * matrix_rate},
+                                 {"rows", rows}};
+  if (!options.json.empty()) {
+    std::ofstream file(options.json);
+    file << result.dump(2) << "\n";
+    if (!file.flush()) {
+      std::fprintf(stderr, "cannot write %s\n", options.json.c_str());
+      return 1;
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace lombard::bench
+
+int main(int argc, char** argv) {
+  lombard::bench::Options options;
+  for (int i = 1; i < argc; ++i) {
+    const std::string flag = argv[i];
+    if (flag == "--smoke") {
+      options.smoke = true;
+      options.rounds = 1;
+    } else if (flag == "--json" && i + 1 < argc) {
+      options.json = argv[++i];
+    } else if (flag == "--rounds" && i + 1 < argc) {
+      options.rounds = std::max(1, std::atoi(argv[++i]));
+    } else {
+      std::fprintf(stderr, "usage: gpu_attention_bench [--json FILE] [--rounds 20] [--smoke]\n");
+      return 2;
+    }
+  }
+  return lombard::bench::Main(options);
+}
