@@ -46,8 +46,14 @@ AttentionSchedule PlanAttention(const KvLayout& layout, int q_heads, absl::Span<
       schedule.state_rows += rows;
     }
   }
+  // Of one kernel the longest first, so that the last to end are short.
+  const auto keys = [](const AttentionWork& work) {
+    return std::clamp(work.position_max - work.first_position - work.first_key + 1, 0, work.key_count);
+  };
   std::stable_sort(schedule.work.begin(), schedule.work.end(),
-                   [](const AttentionWork& a, const AttentionWork& b) { return a.kernel < b.kernel; });
+                   [&](const AttentionWork& a, const AttentionWork& b) {
+                     return a.kernel != b.kernel ? a.kernel < b.kernel : keys(a) > keys(b);
+                   });
   // By row; the order of items and parts stays.
   std::stable_sort(merges.begin(), merges.end(),
                    [](const auto& a, const auto& b) { return a.first < b.first; });

@@ -13,6 +13,7 @@ GpuError GpuPartialAttention(GpuStreamRef stream, const GpuAttentionArgs& args) 
       << "head_dim " << layout.head_dim;
   CHECK(layout.block_tokens > 0) << layout.block_tokens;
   CHECK(args.q_stride % 8 == 0) << args.q_stride;
+  CHECK(args.scale > 0) << args.scale;
   const auto run = [&](AttentionKernel kernel, auto launch) {
     return args.tables.work_count[static_cast<int>(kernel)] == 0 ? GpuError() : launch(stream, args);
   };

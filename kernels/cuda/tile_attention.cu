@@ -91,33 +91,43 @@ LOMBARD_DEVICE void AddValues(const float (&s)[2][kKeys / 8][4], const T* v_tile
   }
 }
 
-// Scores become weights, and the sums are brought to the new maxima. With `masked`, rows do not see all keys:
-// seen[16 m + 8 h + g] is what row g + 8 h of tile m sees.
-template <int kDim>
-LOMBARD_DEVICE void Softmax(float (&s)[2][kKeys / 8][4], float scale, bool masked, int first_key,
-                            const KeyRange* seen, RowSums<kDim>& sums) {
+// Scores of keys that a row does not see become -inf. seen[16 m + 8 h + g]: what row g + 8 h of tile m sees.
+LOMBARD_DEVICE void Mask(float (&s)[2][kKeys / 8][4], int first_key, const KeyRange* seen) {
   const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+  for (int m = 0; m < 2; ++m) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const KeyRange keys = seen[16 * m + 8 * h + g];
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int key = first_key + 8 * n + 2 * t + i;
+          if (key < keys.begin || key >= keys.end) s[m][n][2 * h + i] = -INFINITY;
+        }
+      }
+    }
+  }
+}
+
+// Scores, not yet scaled, become weights, and the sums are brought to the new maxima. One fused product and
+// sum and one exponential for each score: the issue of such instructions is the next limit behind the
+// products. REQUIRES: scale > 0.
+template <int kDim>
+LOMBARD_DEVICE void Softmax(float (&s)[2][kKeys / 8][4], float scale, RowSums<kDim>& sums) {
   float correction[2][2];
   bool changed = false;
 #pragma unroll
   for (int m = 0; m < 2; ++m) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      KeyRange keys{first_key, first_key + kKeys};
-      if (masked) keys = seen[16 * m + 8 * h + g];
-      float max = sums.max[m][h];
+      float max = -INFINITY;
 #pragma unroll
-      for (int n = 0; n < kKeys / 8; ++n) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const int key = first_key + 8 * n + 2 * t + i;
-          float& score = s[m][n][2 * h + i];
-          score = key >= keys.begin && key < keys.end ? score * scale : -INFINITY;
-          max = fmaxf(max, score);
-        }
-      }
+      for (int n = 0; n < kKeys / 8; ++n) max = fmaxf(max, fmaxf(s[m][n][2 * h], s[m][n][2 * h + 1]));
       max = fmaxf(max, __shfl_xor_sync(kFullWarp, max, 1));
       max = fmaxf(max, __shfl_xor_sync(kFullWarp, max, 2));
+      max = fmaxf(sums.max[m][h], max * scale);
       const float base = max == -INFINITY ? 0.0f : max;  // no key seen yet: weights 0, not NaN
       correction[m][h] = ptx::Exp2(sums.max[m][h] - base);
       changed |= correction[m][h] != 1.0f;
@@ -127,7 +137,7 @@ LOMBARD_DEVICE void Softmax(float (&s)[2][kKeys / 8][4], float scale, bool maske
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float& score = s[m][n][2 * h + i];
-          score = ptx::Exp2(score - base);
+          score = ptx::Exp2(fmaf(score, scale, -base));
           sum += score;
         }
       }
@@ -177,7 +187,9 @@ __global__ void __launch_bounds__(kThreads, 2) TileAttentionKernel(const Attenti
         const int64_t from =
             any ? KeyOffset(blocks, first, p.block_tokens, p.kv_heads, kv_head, kDim) : int64_t{0};
 #pragma unroll
-        for (int piece = thread; piece < 16 * kPieces; piece += kThreads) {
+        for (int round = 0; round < (16 * kPieces + kThreads - 1) / kThreads; ++round) {
+          const int piece = round * kThreads + thread;
+          if (16 * kPieces % kThreads != 0 && piece >= 16 * kPieces) break;
           const int key = piece / kPieces, at = (16 * half + key) * kRow + piece % kPieces * 8;
           const bool valid = first + key >= keys.begin && first + key < keys.end;
           ptx::CpAsync16(to + at, p.k + from + piece * 8, valid);
@@ -219,7 +231,8 @@ __global__ void __launch_bounds__(kThreads, 2) TileAttentionKernel(const Attenti
     const bool masked = first_key < all_begin || first_key + kKeys > all_end;
     float s[2][kKeys / 8][4] = {};
     Scores<T, kDim>(q_tile + warp * 32 * kRow, k_tile, s);
-    Softmax<kDim>(s, scale, masked, first_key, seen + warp * 32, sums);
+    if (masked) Mask(s, first_key, seen + warp * 32);
+    Softmax<kDim>(s, scale, sums);
     AddValues<T, kDim>(s, k_tile + kTile, sums);
   }
 
