@@ -29,4 +29,13 @@ uint64_t HashBlock(uint64_t before, absl::Span<const int32_t> tokens) {
   return state;
 }
 
+std::vector<uint64_t> HashFullBlocks(const PrefixSpace& space, absl::string_view salt,
+                                     absl::Span<const int32_t> tokens) {
+  std::vector<uint64_t> hashes;
+  uint64_t hash = HashEmptyPrefix(space, salt);
+  for (; tokens.size() >= space.block_tokens; tokens.remove_prefix(space.block_tokens))
+    hashes.push_back(hash = HashBlock(hash, tokens.first(space.block_tokens)));
+  return hashes;
+}
+
 }  // namespace lombard

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
@@ -25,5 +26,8 @@ uint64_t HashEmptyPrefix(const PrefixSpace& space, absl::string_view salt);
 // The hash of a block, from the hash of what lies before it and its own tokens.
 using BlockHash = uint64_t (*)(uint64_t before, absl::Span<const int32_t> tokens);
 uint64_t HashBlock(uint64_t before, absl::Span<const int32_t> tokens);
+// The hashes of all full blocks of a sequence, from its first token on.
+std::vector<uint64_t> HashFullBlocks(const PrefixSpace& space, absl::string_view salt,
+                                     absl::Span<const int32_t> tokens);
 
 }  // namespace lombard

@@ -8,8 +8,26 @@
 
 namespace lombard {
 
+namespace {
+
+std::vector<uint32_t> BlocksOf(const std::vector<Router::Instance>& instances,
+                               const std::optional<PrefixSpace>& prefixes) {
+  std::vector<uint32_t> blocks;
+  for (const Router::Instance& instance : instances) {
+    const uint64_t count = prefixes.has_value() ? instance.capacity / prefixes->block_tokens : 0;
+    blocks.push_back(static_cast<uint32_t>(std::min<uint64_t>(count, UINT32_MAX)));
+  }
+  return blocks;
+}
+
+}  // namespace
+
 Dispatcher::Dispatcher(std::vector<Router::Instance> instances, const Options& options)
-    : options_(options), outbox_(Value(options.incarnation)), router_(instances), members_(instances.size()) {
+    : options_(options),
+      outbox_(Value(options.incarnation)),
+      router_(instances),
+      index_(BlocksOf(instances, options.prefixes)),
+      members_(instances.size()) {
   for (size_t i = 0; i < instances.size(); ++i) router_.SetAlive(InstanceId(i), false);
 }
 
@@ -22,11 +40,18 @@ void Dispatcher::Submit(SequenceRequest request, absl::Time now, std::optional<I
 
 // Gives it to an instance, or notes since when there is none.
 void Dispatcher::Place(Open& open, absl::Time now) {
-  open.home = router_.Pick(open.tokens_max(), open.wanted);
-  if (!open.home.has_value()) {
+  const std::vector<uint64_t> names = BlockNames(open.request);
+  std::vector<uint64_t> cached(members_.size(), 0);
+  for (size_t i = 0; i < cached.size() && !names.empty(); ++i)
+    cached[i] = uint64_t{index_.CachedBlocks(InstanceId(i), names)} * options_.prefixes->block_tokens;
+  const std::optional<Router::Choice> choice = router_.Pick(open.tokens_max(), open.wanted, cached);
+  if (!choice.has_value()) {
     if (!open.too_small_since.has_value()) open.too_small_since = now;
     return;
   }
+  open.home = choice->home;
+  open.charge = choice->charge;
+  index_.Use(*open.home, names);
   open.too_small_since.reset();
   open.incarnation = members_[Value(*open.home)].incarnation;
   messages::SubmitSequence& submit = *outbox_.Add(static_cast<int>(Value(*open.home))).mutable_submit();
@@ -36,8 +61,15 @@ void Dispatcher::Place(Open& open, absl::Time now) {
 }
 
 void Dispatcher::LeaveHome(Open& open) {
-  if (open.home.has_value()) router_.Done(*open.home, open.tokens_max());
+  if (open.home.has_value()) router_.Done({*open.home, open.charge});
   open.home.reset();
+}
+
+std::vector<uint64_t> Dispatcher::BlockNames(const SequenceRequest& request) const {
+  if (!options_.prefixes.has_value()) return {};
+  std::vector<int32_t> tokens = request.prompt;
+  tokens.insert(tokens.end(), request.output.begin(), request.output.end());
+  return HashFullBlocks(*options_.prefixes, request.cache_salt, tokens);
 }
 
 bool Dispatcher::Fits(const Open& open) const {
@@ -70,6 +102,7 @@ void Dispatcher::OnTokens(int from, uint64_t incarnation, const messages::TokenB
     const bool finished = output.finished;
     outputs_.push_back(std::move(output));
     if (!finished) continue;
+    if (from_home) index_.Use(*open.home, BlockNames(open.request));  // a chat goes on with it
     LeaveHome(open);
     open_.erase(it);
   }
@@ -77,6 +110,10 @@ void Dispatcher::OnTokens(int from, uint64_t incarnation, const messages::TokenB
 
 void Dispatcher::OnMembers(const std::vector<Membership::Member>& members, absl::Time now) {
   CHECK_EQ(members.size(), members_.size());
+  for (size_t i = 0; i < members.size(); ++i) {
+    if (members[i].incarnation != members_[i].incarnation || members[i].state != members_[i].state)
+      index_.Forget(InstanceId(i));
+  }
   members_ = members;
   if (!first_members_.has_value()) first_members_ = now;
   for (size_t i = 0; i < members.size(); ++i) router_.SetAlive(InstanceId(i), IsAlive(InstanceId(i)));

@@ -23,6 +23,7 @@
 #include "base/planted_bug.h"
 #include "fabric/messages/outgoing.h"
 #include "gmanager/membership.h"
+#include "gmanager/prefix_index.h"
 #include "gmanager/router.h"
 #include "runtime/engine/sequence.h"
 
@@ -36,6 +37,7 @@ class Dispatcher {
     absl::Duration recovery_wait = absl::Seconds(60);
     // Nothing is given out before everyone has been a member, or so long after the first one was.
     absl::Duration start_wait = absl::Seconds(10);
+    std::optional<PrefixSpace> prefixes;  // of the homes' caches; unset: they keep none
     PlantedBug bug = PlantedBug::kNone;
   };
   struct Counters {
@@ -69,6 +71,7 @@ class Dispatcher {
     SequenceRequest request;  // with all delivered tokens in `output`
     std::optional<InstanceId> wanted;
     std::optional<InstanceId> home;  // nobody's while the memory that is left is too small
+    uint64_t charge = 0;             // of the router's choice
     Incarnation incarnation{};       // of home
     std::optional<absl::Time> too_small_since;
     uint64_t tokens_max() const { return request.prompt.size() + request.sampling.max_tokens; }
@@ -78,11 +81,13 @@ class Dispatcher {
   void Place(Open& open, absl::Time now);
   void LeaveHome(Open& open);
   bool Fits(const Open& open) const;
+  std::vector<uint64_t> BlockNames(const SequenceRequest& request) const;  // of prompt and output
   OpenRequests::iterator Fail(OpenRequests::iterator it);
 
   const Options options_;
   Outbox outbox_;
   Router router_;
+  PrefixIndex index_;
   std::vector<Membership::Member> members_;  // by instance
   std::optional<absl::Time> first_members_;
   bool started_ = false;

@@ -20,6 +20,15 @@ std::vector<Router::Instance> RouterInstances(const WorkerSettings& settings) {
   return instances;
 }
 
+std::optional<PrefixSpace> CachedPrefixes(const WorkerSettings& settings, const Model& model) {
+  const std::vector<int>& windows = model.config().layer_windows;
+  const bool forgets = std::none_of(windows.begin(), windows.end(), [](int window) { return window == 0; });
+  if (!settings.engine.prefix_cache || forgets) return std::nullopt;
+  return PrefixSpace{.model_fingerprint = model.fingerprint(),
+                     .kv_format = std::string(DTypeName(model.config().dtype)),
+                     .block_tokens = settings.engine.block_tokens};
+}
+
 absl::StatusOr<std::unique_ptr<LocalCluster>> LocalCluster::Create(const WorkerSettings& settings,
                                                                    const Model* model,
                                                                    const Tokenizer* tokenizer,
@@ -27,7 +36,8 @@ absl::StatusOr<std::unique_ptr<LocalCluster>> LocalCluster::Create(const WorkerS
   auto cluster = std::unique_ptr<LocalCluster>(new LocalCluster);
   const int size = static_cast<int>(settings.kv_blocks.size());
   cluster->transports_ = MakeLoopbackTransports(size);
-  cluster->job_ = std::make_unique<Job>(RouterInstances(settings), clock);
+  cluster->job_ = std::make_unique<Job>(RouterInstances(settings), clock,
+                                        Dispatcher::Options{.prefixes = CachedPrefixes(settings, *model)});
   for (int rank = 0; rank < size; ++rank) {
     ASSIGN_OR_RETURN(auto worker, Worker::Create(settings, model, tokenizer, cluster->transports_[rank].get(),
                                                  clock, rank == 0 ? cluster->job_.get() : nullptr));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -14,6 +15,8 @@ namespace lombard {
 // The router's view of a cluster with these pools: what each instance has, and what one request at home there
 // can reach.
 std::vector<Router::Instance> RouterInstances(const WorkerSettings& settings);
+// What the front door may know of the instances' prefix caches by; nullopt: they keep none.
+std::optional<PrefixSpace> CachedPrefixes(const WorkerSettings& settings, const Model& model);
 
 class LocalCluster {
  public:

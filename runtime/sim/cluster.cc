@@ -19,6 +19,11 @@ constexpr absl::Duration kRecallDeadline = absl::Milliseconds(2100);
 constexpr absl::Duration kPatience = absl::Seconds(300);
 constexpr uint64_t kEventsMax = 20'000'000;
 
+std::optional<PrefixSpace> PrefixesOf(const Scenario& scenario) {
+  if (!scenario.prefix_cache) return std::nullopt;
+  return PrefixSpace{.model_fingerprint = 1, .kv_format = "symbolic", .block_tokens = scenario.block_tokens};
+}
+
 std::vector<Router::Instance> RouterInstances(const Scenario& scenario) {
   std::vector<Router::Instance> instances;
   for (uint32_t blocks : scenario.pools) {
@@ -63,7 +68,9 @@ ClusterSim::ClusterSim(Scenario scenario, std::function<void(const std::string&)
       trace_(std::move(trace)),
       random_(scenario_.seed ^ 0x5eed),
       gmanager_(ManagerOptions(scenario_)),
-      dispatcher_(RouterInstances(scenario_), {.recovery_wait = absl::Hours(10), .bug = scenario_.bug}) {
+      dispatcher_(RouterInstances(scenario_), {.recovery_wait = absl::Hours(10),
+                                               .prefixes = PrefixesOf(scenario_),
+                                               .bug = scenario_.bug}) {
   const ByteTokenizerFiles files = ByteTokenizer(Presets()[0]);
   auto tokenizer = Tokenizer::Parse(files.tokenizer_json, "simulation");
   CHECK_OK(tokenizer.status());

@@ -202,5 +202,33 @@ TEST_F(DispatcherTest, WhatNoClusterCouldHoldIsTheEnginesToRefuse) {
   EXPECT_EQ(dispatcher_.NextDeadline(), absl::InfiniteFuture());
 }
 
+// Goal: requests with a common beginning go where it is, a salt's own only, until its process is lost.
+TEST(DispatcherPrefixTest, GoesWhereThePrefixIs) {
+  Dispatcher dispatcher({{.capacity = 1000}, {.capacity = 1000}},
+                        {.prefixes = PrefixSpace{.model_fingerprint = 1, .block_tokens = 16}});
+  using State = Membership::State;
+  std::vector<Membership::Member> members(2, {.state = State::kAlive, .incarnation = Incarnation{1}});
+  dispatcher.OnMembers(members, absl::UnixEpoch());
+  uint64_t number = 0;
+  const auto home = [&](int32_t first, const std::string& salt) {
+    SequenceRequest request{.id = {100, ++number}, .prompt = std::vector<int32_t>(64, first), .cache_salt = salt};
+    request.prompt.push_back(static_cast<int32_t>(number));
+    request.sampling.max_tokens = 3;
+    dispatcher.Submit(std::move(request), absl::UnixEpoch());
+    const auto out = dispatcher.TakeOutgoing();
+    return out.size() == 1 ? out[0].to : -1;
+  };
+  EXPECT_EQ(home(1, "a"), 0);
+  EXPECT_EQ(home(1, "a"), 0);
+  EXPECT_EQ(home(2, "a"), 1);
+  EXPECT_EQ(home(2, "a"), 1);
+  EXPECT_EQ(home(1, "a"), 0);
+  EXPECT_EQ(home(1, "b"), 1) << "another tenant's prefix is nothing to go for: the one with less to do";
+  members[0].incarnation = Incarnation{2};
+  dispatcher.OnMembers(members, absl::UnixEpoch());
+  for (const auto& out : dispatcher.TakeOutgoing()) EXPECT_TRUE(out.message.has_submit());
+  EXPECT_EQ(dispatcher.counters().replayed, 3u);
+}
+
 }  // namespace
 }  // namespace lombard
