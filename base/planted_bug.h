@@ -27,7 +27,9 @@ enum class PlantedBug : uint8_t {
   kTokensOfAnyone,    // tokens are taken from any process
   kReplayFromPrompt,  // a replayed request forgets what was delivered
   kForgetHomeless,    // a request that found no home is never given to one
+  // Prefixes read by other ranks.
+  kEvictWhatOthersRead,  // one that is lent counts as read by nobody
 };
-constexpr int kPlantedBugs = 17;  // kNone included
+constexpr int kPlantedBugs = 18;  // kNone included
 
 }  // namespace lombard

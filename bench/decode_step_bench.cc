@@ -160,7 +160,7 @@ int Run(const std::string& dir, int context, int rounds) {
   CpuSpanAttention span_attention(shape, {isa, nullptr}, storage->get());
   RemoteService service(
       {.q_heads = c.q_heads, .isa = isa}, storage->get(), &span_attention, transport,
-      [&](int, LoanId, uint64_t) -> absl::StatusOr<std::shared_ptr<const std::vector<BlockId>>> {
+      [&](int, LoanId, uint64_t, bool) -> absl::StatusOr<std::shared_ptr<const std::vector<BlockId>>> {
         auto ids = std::make_shared<std::vector<BlockId>>();
         for (int b = 0; b < blocks / 2; ++b) ids->push_back(BlockId(b));
         return std::shared_ptr<const std::vector<BlockId>>(ids);

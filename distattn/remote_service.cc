@@ -119,7 +119,7 @@ absl::StatusOr<Message> RemoteService::Attend(int from, const Message& query, ui
   std::vector<SpanQuery> queries;
   for (const QueryItem& item : wire_items) {
     *refused_item = static_cast<uint32_t>(held.size());
-    ASSIGN_OR_RETURN(auto blocks, blocks_of_loan_(from, LoanId{item.loan}, item.epoch));
+    ASSIGN_OR_RETURN(auto blocks, blocks_of_loan_(from, LoanId{item.loan}, item.epoch, /*writes=*/false));
     RETURN_IF_ERROR(CheckItem(item, blocks->size(), layout.block_tokens));
     const size_t count = (item.token_count + layout.block_tokens - 1) / layout.block_tokens;
     queries.push_back({.blocks = absl::MakeConstSpan(*blocks).subspan(item.first_slot, count),
@@ -161,6 +161,7 @@ absl::StatusOr<Message> RemoteService::Attend(int from, const Message& query, ui
   }
   std::lock_guard lock(mutex_);
   counters_.queries += rows;
+  counters_.keys += attention_->keys_read();
   const auto [last, inserted] = last_step_.try_emplace(from, header.step);
   if (inserted || last->second != header.step) ++counters_.steps;
   last->second = header.step;
@@ -186,9 +187,10 @@ Message RemoteService::MoveKv(int from, const Message& message) {
   return answer;
 }
 
-absl::StatusOr<std::shared_ptr<const std::vector<BlockId>>> RemoteService::BlocksOf(
-    int from, const KvHeader& header) const {
-  ASSIGN_OR_RETURN(auto blocks, blocks_of_loan_(from, LoanId{header.loan}, header.epoch));
+absl::StatusOr<std::shared_ptr<const std::vector<BlockId>>> RemoteService::BlocksOf(int from,
+                                                                                    const KvHeader& header,
+                                                                                    bool writes) const {
+  ASSIGN_OR_RETURN(auto blocks, blocks_of_loan_(from, LoanId{header.loan}, header.epoch, writes));
   if (header.layer >= static_cast<uint32_t>(storage_->layers()) ||
       uint64_t{header.first_slot} + header.slot_count > blocks->size()) {
     return absl::InvalidArgumentError(absl::StrCat("KV of slots ", header.first_slot, " + ",
@@ -199,7 +201,7 @@ absl::StatusOr<std::shared_ptr<const std::vector<BlockId>>> RemoteService::Block
 }
 
 absl::Status RemoteService::Store(int from, const KvHeader& header, absl::string_view payload) {
-  ASSIGN_OR_RETURN(const auto blocks, BlocksOf(from, header));
+  ASSIGN_OR_RETURN(const auto blocks, BlocksOf(from, header, /*writes=*/true));
   const size_t block_bytes = static_cast<size_t>(storage_->layout().block_bytes());
   if (payload.size() != uint64_t{header.slot_count} * 2 * block_bytes) {
     return absl::InvalidArgumentError(
@@ -214,7 +216,7 @@ absl::Status RemoteService::Store(int from, const KvHeader& header, absl::string
 }
 
 absl::Status RemoteService::Load(int from, const KvHeader& header, Message* data) {
-  ASSIGN_OR_RETURN(const auto blocks, BlocksOf(from, header));
+  ASSIGN_OR_RETURN(const auto blocks, BlocksOf(from, header, /*writes=*/false));
   KvHeader answer = header;
   answer.incarnation = Value(options_.incarnation);
   data->header = EncodeKv(WireKind::kKvData, answer);

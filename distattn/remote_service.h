@@ -29,9 +29,10 @@ namespace lombard {
 class RemoteService {
  public:
   // The blocks behind a loan's slots, kept from being freed while the pointer is held. Thread-safe.
-  // kNotFound: no such loan of that debtor; kFailedPrecondition: another epoch.
+  // kNotFound: no such loan of that debtor; kFailedPrecondition: another epoch. `writes`: they will be
+  // written; kInvalidArgument: these are only read.
   using BlocksOfLoan = std::function<absl::StatusOr<std::shared_ptr<const std::vector<BlockId>>>(
-      int debtor, LoanId loan, uint64_t epoch)>;
+      int debtor, LoanId loan, uint64_t epoch, bool writes)>;
 
   struct Options {
     Incarnation incarnation{};
@@ -49,6 +50,7 @@ class RemoteService {
   struct Counters {
     uint64_t steps = 0;    // distinct (debtor, step) pairs for which something was attended
     uint64_t queries = 0;  // query rows attended, over all layers
+    uint64_t keys = 0;     // read for them; once for the readers of a prefix in one message
     uint64_t refused = 0;
     uint64_t blocks_written = 0, blocks_read = 0;  // times layers
   };
@@ -60,8 +62,8 @@ class RemoteService {
   Message MoveKv(int from, const Message& message);  // to a KvWrite or KvRead
   absl::Status Store(int from, const KvHeader& header, absl::string_view payload);
   absl::Status Load(int from, const KvHeader& header, Message* data);
-  absl::StatusOr<std::shared_ptr<const std::vector<BlockId>>> BlocksOf(int from,
-                                                                       const KvHeader& header) const;
+  absl::StatusOr<std::shared_ptr<const std::vector<BlockId>>> BlocksOf(int from, const KvHeader& header,
+                                                                       bool writes) const;
 
   const Options options_;
   const KvBytes* const storage_;

@@ -2,6 +2,9 @@
 // CPUs or its GPU.
 #pragma once
 
+#include <cstdint>
+#include <vector>
+
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
@@ -20,6 +23,10 @@ struct SpanQuery {
   int window = 0;
 };
 
+// Indices of queries that are one product: those that see all of the same full blocks, as readers of a prefix
+// do. In order of the first of each group; most groups have one.
+std::vector<std::vector<size_t>> GroupReaders(absl::Span<const SpanQuery> queries, int block_tokens);
+
 class SpanAttention {
  public:
   virtual ~SpanAttention() = default;
@@ -28,6 +35,8 @@ class SpanAttention {
   // (distattn/wire.h). One caller at a time; returns when all is there. Errors are the device's.
   virtual absl::Status Attend(int layer, absl::Span<const SpanQuery> queries, absl::string_view q,
                               absl::Span<float> states) = 0;
+  // By the last Attend: keys of the spans, those of a group once. 0 where nobody counts.
+  virtual uint64_t keys_read() const { return 0; }
 };
 
 class CpuSpanAttention final : public SpanAttention {
@@ -37,11 +46,13 @@ class CpuSpanAttention final : public SpanAttention {
       : shape_(shape), context_(context), storage_(storage) {}
   absl::Status Attend(int layer, absl::Span<const SpanQuery> queries, absl::string_view q,
                       absl::Span<float> states) override;
+  uint64_t keys_read() const override { return keys_read_; }
 
  private:
   const AttentionShape shape_;
   const CpuContext context_;
   const KvStorage* const storage_;
+  uint64_t keys_read_ = 0;
 };
 
 }  // namespace lombard

@@ -25,9 +25,16 @@ class PrefixIndex {
  public:
   explicit PrefixIndex(const std::vector<uint32_t>& blocks);  // by instance
 
-  uint32_t CachedBlocks(InstanceId instance, absl::Span<const uint64_t> names) const;
-  // `names`: of a sequence's blocks from token 0 on. One that is larger than the pool borrows and leaves nothing.
-  void Use(InstanceId instance, absl::Span<const uint64_t> names);
+  uint32_t CachedBlocks(InstanceId instance, absl::Span<const uint64_t> names) const {
+    return LeadingBlocks(instance, names, /*own=*/false);
+  }
+  // The same without those that it reads, as far as we know, at another instance.
+  uint32_t OwnBlocks(InstanceId instance, absl::Span<const uint64_t> names) const {
+    return LeadingBlocks(instance, names, /*own=*/true);
+  }
+  // `names`: of a sequence's blocks from token 0 on. One that is larger than the pool borrows and leaves
+  // nothing. The first `elsewhere` of them, where they are new to it, it may read at another instance.
+  void Use(InstanceId instance, absl::Span<const uint64_t> names, uint32_t elsewhere = 0);
   void Forget(InstanceId instance);  // its process is gone, and its cache with it
   size_t size(InstanceId instance) const { return caches_[Value(instance)].used.size(); }
 
@@ -37,8 +44,13 @@ class PrefixIndex {
   struct Cache {
     uint32_t blocks = 0;
     std::list<uint64_t> used;
-    absl::flat_hash_map<uint64_t, std::list<uint64_t>::iterator> where;
+    struct Entry {
+      std::list<uint64_t>::iterator place;
+      bool own = false;
+    };
+    absl::flat_hash_map<uint64_t, Entry> entries;
   };
+  uint32_t LeadingBlocks(InstanceId instance, absl::Span<const uint64_t> names, bool own) const;
   std::vector<Cache> caches_;
 };
 

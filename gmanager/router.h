@@ -1,8 +1,8 @@
 // Which instance a request goes to: of those alive, the one where the work given out, in tokens, is smallest
-// for the memory it has. A token that is cached there counts in its favour twice: it need not be computed, and
-// not be held a second time. So requests with a common beginning stay together until another instance has so
-// much less to do that a second copy pays (as with renting and buying: never more than twice the best choice).
-// Pure; ties go to the lowest id. A request that only some instances can hold goes to one of these.
+// for the memory it has. A token that is cached there counts in its favour twice: it need not be computed,
+// and not be held a second time. So requests with a common beginning stay together until another instance has
+// so much less to do that a second copy pays (as with renting and buying: never more than twice the best
+// choice). Pure; ties go to the lowest id. A request that only some instances can hold goes to one of these.
 #pragma once
 
 #include <algorithm>
@@ -44,7 +44,8 @@ class Router {
     std::optional<InstanceId> best;
     for (size_t i = 0; i < instances_.size(); ++i) {
       const auto id = InstanceId(i);
-      if (alive_[i] && (wanted == id || !best.has_value() || (best != wanted && Better({id, cached_at(id)}, {*best, cached_at(*best)}, tokens))))
+      if (alive_[i] && (wanted == id || !best.has_value() ||
+                        (best != wanted && Better({id, cached_at(id)}, {*best, cached_at(*best)}, tokens))))
         best = id;
     }
     if (!best.has_value() || (best != wanted && Reachable(*best) < tokens && tokens <= ReachableMax()))

@@ -164,6 +164,28 @@ void BlockTable::AddShared(const std::vector<BlockId>& ids) {
   computed_ = full_ * block_tokens_;
 }
 
+void BlockTable::AddLent(LoanId id, uint64_t epoch, InstanceId creditor, uint32_t blocks) {
+  CHECK(end_block() == 0 && loans_.empty());
+  AddLoan(id, epoch, creditor, blocks);
+  loans_.back().taken = loans_.back().blocks = blocks;
+  for (uint32_t slot = 0; slot < blocks; ++slot)
+    places_.push_back({.state = State::kLent, .slot = slot, .loan = id});
+  lent_ = blocks;
+  computed_ = blocks * block_tokens_;
+}
+
+void BlockTable::BringHome(LoanId id, const std::vector<BlockId>& ids) {
+  TableLoan& loan = LoanAt(id);
+  CHECK_EQ(loan.blocks, ids.size());
+  for (BlockPlace& at : places_) {
+    if (at.state != State::kLent || at.loan != id) continue;
+    at.block = ids[at.slot];
+    --loan.blocks;
+    Become(at, State::kFull);
+  }
+  EndLoan(id);
+}
+
 void BlockTable::ReplaceFull(uint32_t block, BlockId id) {
   BlockPlace& at = At(block);
   CHECK(at.state == State::kFull);

@@ -101,6 +101,12 @@ class BlockTable {
 
   // The first blocks of the sequence, full, read by others too. REQUIRES: an empty table.
   void AddShared(const std::vector<BlockId>& ids);
+  // The first blocks of the sequence, full, lie in the slots of a loan from the first on. REQUIRES: none is
+  // there yet, and no loan.
+  void AddLent(LoanId loan, uint64_t epoch, InstanceId creditor, uint32_t blocks);
+  // What lies in that loan, and nothing of it on its way back, is read here from now on. The loan goes.
+  // REQUIRES: as many ids as blocks in it.
+  void BringHome(LoanId loan, const std::vector<BlockId>& ids);
   // Another block with the same contents in the place of a full one.
   void ReplaceFull(uint32_t block, BlockId id);
   void AddSpare(const std::vector<BlockId>& ids) { spare_.insert(spare_.end(), ids.begin(), ids.end()); }

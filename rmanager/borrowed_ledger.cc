@@ -34,15 +34,26 @@ bool MustYield(const ClusterFacts& facts, RequestId request) {
 uint64_t BorrowedLedger::Borrow(RequestId request, uint32_t blocks, Purpose purpose, absl::Time now,
                                 std::optional<InstanceId> only_from, const ClusterFacts& facts) {
   CHECK_GT(blocks, 0u) << request;
-  const uint64_t ticket = next_ticket_++;
-  Borrowing borrowing{.request = request,
-                      .blocks = blocks,
-                      .purpose = purpose,
-                      .deadline = now + options_.reply_deadline,
-                      .next_retry = now + options_.retry};
+  Borrowing borrowing{.request = request, .blocks = blocks, .purpose = purpose};
   if (purpose == Purpose::kGrowth || !MustYield(facts, request)) {
     borrowing.parts = ChooseCreditors(borrowing, only_from, facts);
   }
+  return Start(std::move(borrowing), facts, now);
+}
+
+uint64_t BorrowedLedger::BorrowPrefix(RequestId request, InstanceId holder, messages::PrefixKey prefix,
+                                      uint32_t blocks, absl::Time now, const ClusterFacts& facts) {
+  CHECK_GT(blocks, 0u) << request;
+  Borrowing borrowing{.request = request, .blocks = blocks, .purpose = Purpose::kPrefix};
+  borrowing.prefix = std::move(prefix);
+  if (!MustYield(facts, request)) borrowing.parts = ChooseCreditors(borrowing, holder, facts);
+  return Start(std::move(borrowing), facts, now);
+}
+
+uint64_t BorrowedLedger::Start(Borrowing borrowing, const ClusterFacts& facts, absl::Time now) {
+  const uint64_t ticket = next_ticket_++;
+  borrowing.deadline = now + options_.reply_deadline;
+  borrowing.next_retry = now + options_.retry;
   if (borrowing.parts.empty()) {
     Refuse(ticket, borrowing, facts, now);
     return ticket;
@@ -117,6 +128,7 @@ void BorrowedLedger::Ask(uint64_t ticket, const Borrowing& borrowing, const Part
   ToWire(borrowing.request, ask.mutable_request());
   ask.set_blocks(part.blocks);
   ask.set_purpose(ToWire(borrowing.purpose));
+  if (borrowing.purpose == Purpose::kPrefix) *ask.mutable_prefix() = borrowing.prefix;
 }
 
 void BorrowedLedger::Activate(const Part& part) {
@@ -137,7 +149,8 @@ void BorrowedLedger::OnReply(InstanceId from, const messages::TryMoveKvReply& re
                      .creditor = from,
                      .debtor = options_.self,
                      .request = it->second.request,
-                     .blocks = part.blocks};
+                     .blocks = part.blocks,
+                     .prefix = it->second.purpose == Purpose::kPrefix};
         part.state = PartState::kGranted;
         Advance(it, now);
         return;
@@ -186,7 +199,7 @@ void BorrowedLedger::Advance(Borrowings::iterator it, absl::Time now) {
     for (const Part& part : borrowing.parts) {
       result.loans.push_back(part.loan);
       loans_.emplace(part.loan.id, part.loan);
-      borrowed_ += part.blocks;
+      borrowed_ += Counted(part.loan);
     }
     borrowed_max_ = std::max(borrowed_max_, borrowed_);
     attempts_.erase(borrowing.request);
@@ -277,7 +290,7 @@ void BorrowedLedger::Cancel(uint64_t ticket, absl::Time now) {
 bool BorrowedLedger::Repay(LoanId id, absl::Time now) {
   const auto it = loans_.find(id);
   if (it == loans_.end()) return false;
-  borrowed_ -= it->second.blocks;
+  borrowed_ -= Counted(it->second);
   StartRepayment(it->second, now);
   loans_.erase(it);
   return true;
@@ -363,7 +376,7 @@ absl::Status BorrowedLedger::CheckInvariants() const {
   uint64_t blocks = 0;
   std::set<LoanId> seen;
   for (const auto& [id, loan] : loans_) {
-    blocks += loan.blocks;
+    blocks += Counted(loan);
     seen.insert(id);
   }
   if (blocks != borrowed_) {

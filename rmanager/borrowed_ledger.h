@@ -45,6 +45,10 @@ class BorrowedLedger {
   // `facts` is consulted for room and claim. REQUIRES: blocks > 0.
   uint64_t Borrow(RequestId request, uint32_t blocks, Purpose purpose, absl::Time now,
                   std::optional<InstanceId> only_from, const ClusterFacts& facts);
+  // Asks `holder` to let the request read the prefix that these tokens are. REQUIRES: as many as fill
+  // `blocks`.
+  uint64_t BorrowPrefix(RequestId request, InstanceId holder, messages::PrefixKey prefix, uint32_t blocks,
+                        absl::Time now, const ClusterFacts& facts);
   void Cancel(uint64_t ticket, absl::Time now);
   bool Repay(LoanId id, absl::Time now);  // false: not in use here
   // Also cancels what is under way for the request.
@@ -65,7 +69,7 @@ class BorrowedLedger {
   absl::Time NextDeadline() const;
 
   std::vector<Result> TakeResults() { return std::exchange(results_, {}); }
-  uint32_t borrowed() const { return borrowed_; }  // blocks in use
+  uint32_t borrowed() const { return borrowed_; }  // blocks in use, but for prefixes
   uint32_t borrowed_max() const { return borrowed_max_; }
   uint64_t refusals() const { return refusals_; }
   bool idle() const { return borrowings_.empty() && repaying_.empty(); }
@@ -86,6 +90,7 @@ class BorrowedLedger {
     Purpose purpose;
     std::vector<Part> parts;
     absl::Time deadline, next_retry;
+    messages::PrefixKey prefix;  // Purpose::kPrefix
   };
   struct Repayment {
     Loan loan;
@@ -93,6 +98,8 @@ class BorrowedLedger {
   };
   using Borrowings = std::map<uint64_t, Borrowing>;
 
+  uint64_t Start(Borrowing borrowing, const ClusterFacts& facts, absl::Time now);
+  static uint32_t Counted(const Loan& loan) { return loan.prefix ? 0 : loan.blocks; }
   std::vector<Part> ChooseCreditors(const Borrowing& borrowing, std::optional<InstanceId> only_from,
                                     const ClusterFacts& facts) const;
   bool Knows(LoanId id) const;

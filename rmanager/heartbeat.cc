@@ -28,8 +28,9 @@ RManager::Placements RManager::CurrentPlacements() const {
   for (const Load::LongRequest& r : load_.long_requests) {
     placements[{r.request, Value(options_.self)}] = {r.blocks, std::min(r.blocks, r.movable)};
   }
-  for (const auto& [id, loan] : borrowed_.loans())
-    placements[{loan.request, Value(loan.creditor)}].first += loan.blocks;
+  for (const auto& [id, loan] : borrowed_.loans()) {
+    if (!loan.prefix) placements[{loan.request, Value(loan.creditor)}].first += loan.blocks;
+  }
   return placements;
 }
 

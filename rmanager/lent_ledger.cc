@@ -41,13 +41,7 @@ std::optional<Loan> LentLedger::Reserve(InstanceId debtor, uint64_t ticket, Requ
   if (blocks > lendable()) return std::nullopt;
   absl::StatusOr<std::vector<BlockId>> ids = pool_->Allocate(blocks);
   CHECK_OK(ids.status());
-  if (options_.bug == PlantedBug::kForgetEpoch && entries_.empty()) next_loan_ = 1;
-  const Loan loan{.id = MakeLoanId(options_.self, next_loan_++),
-                  .epoch = epoch_,
-                  .creditor = options_.self,
-                  .debtor = debtor,
-                  .request = request,
-                  .blocks = blocks};
+  const Loan loan = NewLoan(debtor, request, blocks);
   std::shared_ptr<const LoanSlots> slots(
       new LoanSlots{loan, *std::move(ids)},
       [bin = bin_, returns = options_.bug != PlantedBug::kFreeWhileRead](const LoanSlots* gone) {
@@ -57,14 +51,58 @@ std::optional<Loan> LentLedger::Reserve(InstanceId debtor, uint64_t ticket, Requ
         }
         delete gone;
       });
-  entries_[loan.id] = {.slots = std::move(slots),
-                       .ticket = ticket,
-                       .state = LoanState::kReserved,
-                       .expiry = now + options_.lease};
-  by_ticket_[{debtor, ticket}] = loan.id;
+  Enter(std::move(slots), ticket, now);
   lent_ += blocks;
   counters_.lent_max = std::max(counters_.lent_max, lent_);
   return loan;
+}
+
+std::optional<Loan> LentLedger::ReservePrefix(InstanceId debtor, uint64_t ticket, RequestId request,
+                                              absl::string_view salt, absl::Span<const int32_t> tokens,
+                                              uint32_t blocks, absl::Time now) {
+  if (const auto known = by_ticket_.find({debtor, ticket}); known != by_ticket_.end())
+    return entries_.at(known->second).slots->loan;
+  if (prefixes_ == nullptr || tokens.size() != uint64_t{blocks} * prefixes_->space().block_tokens)
+    return std::nullopt;
+  const PrefixMatch match = prefixes_->Match(salt, tokens);
+  if (match.blocks.size() < blocks) return std::nullopt;
+  const PrefixReader reader = prefixes_->Pin(match, tokens.size(), now);
+  if (pool_->free_count() < reserve_blocks_) {
+    prefixes_->Abandon(reader);
+    return std::nullopt;
+  }
+  for (BlockId id : match.blocks) pool_->Retain(id);
+  if (options_.bug == PlantedBug::kEvictWhatOthersRead) UnreadPrefix(reader, match.blocks);
+  Loan loan = NewLoan(debtor, request, blocks);
+  loan.prefix = true;
+  std::shared_ptr<const LoanSlots> slots(new LoanSlots{loan, match.blocks},
+                                         [bin = bin_, reader](const LoanSlots* gone) {
+                                           {
+                                             std::lock_guard lock(bin->mutex);
+                                             bin->prefixes.emplace_back(reader, gone->blocks);
+                                           }
+                                           delete gone;
+                                         });
+  Enter(std::move(slots), ticket, now);
+  prefix_lent_ += blocks;
+  return loan;
+}
+
+Loan LentLedger::NewLoan(InstanceId debtor, RequestId request, uint32_t blocks) {
+  if (options_.bug == PlantedBug::kForgetEpoch && entries_.empty()) next_loan_ = 1;
+  return {.id = MakeLoanId(options_.self, next_loan_++),
+          .epoch = epoch_,
+          .creditor = options_.self,
+          .debtor = debtor,
+          .request = request,
+          .blocks = blocks};
+}
+
+void LentLedger::Enter(std::shared_ptr<const LoanSlots> slots, uint64_t ticket, absl::Time now) {
+  const Loan& loan = slots->loan;
+  by_ticket_[{loan.debtor, ticket}] = loan.id;
+  entries_[loan.id] = {
+      .slots = slots, .ticket = ticket, .state = LoanState::kReserved, .expiry = now + options_.lease};
 }
 
 LentLedger::Entries::iterator LentLedger::Find(InstanceId debtor, LoanId id, uint64_t epoch) {
@@ -81,6 +119,7 @@ bool LentLedger::Activate(InstanceId debtor, LoanId id, uint64_t epoch) {
   if (it->second.state == LoanState::kReserved) {
     it->second.state = LoanState::kActive;
     ++counters_.granted;
+    counters_.prefixes += it->second.slots->loan.prefix;
     Publish();
   }
   return true;
@@ -208,7 +247,8 @@ void LentLedger::Restart(Incarnation next) {
 }
 
 LentLedger::Entries::iterator LentLedger::End(Entries::iterator entry) {
-  if (options_.bug == PlantedBug::kFreeWhileRead) bin_->blocks = entry->second.slots->blocks, Collect();
+  if (options_.bug == PlantedBug::kFreeWhileRead && !entry->second.slots->loan.prefix)
+    bin_->blocks = entry->second.slots->blocks, Collect();
   by_ticket_.erase({entry->second.slots->loan.debtor, entry->second.ticket});
   return entries_.erase(entry);
 }
@@ -229,12 +269,23 @@ void LentLedger::Publish() {
 
 void LentLedger::Collect() {
   std::vector<BlockId> returned;
+  std::vector<std::pair<PrefixReader, std::vector<BlockId>>> read;
   {
     std::lock_guard lock(bin_->mutex);
     returned.swap(bin_->blocks);
+    read.swap(bin_->prefixes);
   }
   pool_->ReleaseAll(returned);
   lent_ -= returned.size();
+  for (const auto& [reader, blocks] : read) {
+    if (options_.bug != PlantedBug::kEvictWhatOthersRead) UnreadPrefix(reader, blocks);
+    prefix_lent_ -= blocks.size();
+  }
+}
+
+void LentLedger::UnreadPrefix(PrefixReader reader, const std::vector<BlockId>& blocks) {
+  if (prefixes_ != nullptr) prefixes_->Abandon(reader);  // its hits are not those of an own request
+  pool_->ReleaseAll(blocks);
 }
 
 std::shared_ptr<const HostedLoans> LentLedger::hosted() const {
@@ -250,12 +301,12 @@ std::vector<std::shared_ptr<const LoanSlots>> LentLedger::slots() const {
 
 absl::Status LentLedger::CheckInvariants() const {
   RETURN_IF_ERROR(pool_->CheckInvariants());
-  uint64_t held = 0, active = 0;
+  uint64_t held = 0, prefix_held = 0, active = 0;
   std::set<BlockId> seen;
   const std::shared_ptr<const HostedLoans> hosted = this->hosted();
   for (const auto& [id, entry] : entries_) {
     const LoanSlots& slots = *entry.slots;
-    held += slots.blocks.size();
+    (slots.loan.prefix ? prefix_held : held) += slots.blocks.size();
     active += entry.state != LoanState::kReserved;
     if (slots.blocks.size() != slots.loan.blocks || slots.loan.id != id) {
       return absl::InternalError(absl::StrCat("loan ", Value(id), " has ", slots.blocks.size(),
@@ -263,7 +314,7 @@ absl::Status LentLedger::CheckInvariants() const {
                                               Value(slots.loan.id)));
     }
     for (BlockId block : slots.blocks) {
-      if (!seen.insert(block).second)
+      if (!slots.loan.prefix && !seen.insert(block).second)
         return absl::InternalError(absl::StrCat("block ", Value(block), " is lent twice"));
       if (pool_->references(block) == 0)
         return absl::InternalError(absl::StrCat("lent block ", Value(block), " is free"));
@@ -282,6 +333,10 @@ absl::Status LentLedger::CheckInvariants() const {
     return absl::InternalError(absl::StrCat("ledger has ", entries_.size(), " loans, ", by_ticket_.size(),
                                             " tickets, ", active, " active, ", hosted->loans.size(),
                                             " published"));
+  }
+  if (prefix_held > prefix_lent_) {
+    return absl::InternalError(
+        absl::StrCat(prefix_held, " blocks of prefixes in loans, ", prefix_lent_, " counted"));
   }
   if (held > lent_ || lent_ > lent_blocks_max_) {
     return absl::InternalError(

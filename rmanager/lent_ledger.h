@@ -18,6 +18,7 @@
 #include "base/planted_bug.h"
 #include "fabric/messages/protocol.h"
 #include "kvpool/kv_pool.h"
+#include "kvpool/prefix_tree.h"
 #include "rmanager/loans.h"
 
 namespace lombard {
@@ -40,6 +41,7 @@ class LentLedger {
   };
   struct Counters {
     uint64_t granted = 0;    // activated loans; granted = repaid + lost + active
+    uint64_t prefixes = 0;   // of these, loans of prefixes
     uint64_t repaid = 0;     // of these
     uint64_t lost = 0;       // of these, ended by the loss of the debtor or after a recall's deadline
     uint64_t recalled = 0;   // of these, called back
@@ -54,11 +56,23 @@ class LentLedger {
   uint32_t lendable() const;      // blocks
   uint32_t lendable_max() const;  // with an empty pool
   uint32_t lent() const { return lent_; }
+  // References that loans of prefixes hold to blocks of the cache; a block has one of each loan.
+  uint32_t prefix_lent() const { return prefix_lent_; }
+
+  // The cache whose blocks may be read by others; null: none. Whoever takes it away, or ends it, does so when
+  // nothing of it is lent, or for good.
+  void set_prefixes(PrefixTree* prefixes) { prefixes_ = prefixes; }
 
   // Reserves, or returns the loan already given for this (debtor, ticket); nullopt when it may not lend that
   // much now.
   std::optional<Loan> Reserve(InstanceId debtor, uint64_t ticket, RequestId request, uint32_t blocks,
                               absl::Time now);
+  // The same of the first `blocks` blocks of a prefix, if the cache has them all and the reserve stays free
+  // while they cannot be evicted. The loan reads them as one more reader: they stay until it has ended and
+  // service has let go of them.
+  std::optional<Loan> ReservePrefix(InstanceId debtor, uint64_t ticket, RequestId request,
+                                    absl::string_view salt, absl::Span<const int32_t> tokens, uint32_t blocks,
+                                    absl::Time now);
   // False: no such loan of this debtor.
   bool Activate(InstanceId debtor, LoanId id, uint64_t epoch);
   void Repay(InstanceId debtor, LoanId id, uint64_t epoch);
@@ -100,18 +114,24 @@ class LentLedger {
   struct ReturnBin {
     std::mutex mutex;
     std::vector<BlockId> blocks;
+    std::vector<std::pair<PrefixReader, std::vector<BlockId>>> prefixes;
   };
 
+  Loan NewLoan(InstanceId debtor, RequestId request, uint32_t blocks);
+  void Enter(std::shared_ptr<const LoanSlots> slots, uint64_t ticket, absl::Time now);
   Entries::iterator Find(InstanceId debtor, LoanId id, uint64_t epoch);
   Entries::iterator End(Entries::iterator entry);
   void Publish();
   void Collect();
+  void UnreadPrefix(PrefixReader reader, const std::vector<BlockId>& blocks);
 
   Options options_;
   KvPool* pool_;
+  PrefixTree* prefixes_ = nullptr;
   uint32_t reserve_blocks_, lent_blocks_max_;
   uint64_t epoch_, next_loan_ = 1;
   uint32_t lent_ = 0;  // reserved, active, and repaid but still held by a service thread
+  uint32_t prefix_lent_ = 0;
   Entries entries_;
   std::map<std::pair<InstanceId, uint64_t>, LoanId> by_ticket_;
   std::shared_ptr<ReturnBin> bin_ = std::make_shared<ReturnBin>();

@@ -18,6 +18,7 @@ struct Loan {
   InstanceId creditor{}, debtor{};
   RequestId request;
   uint32_t blocks = 0;  // slots 0 .. blocks-1
+  bool prefix = false;  // its subject is a prefix in the creditor's cache: read only, others read it too
 };
 
 // At the creditor: where the slots lie. Immutable; slot i of the loan is blocks[i] of the creditor's pool.
@@ -39,7 +40,7 @@ struct HostedLoans {
   }
 };
 
-enum class Purpose : uint8_t { kAdmission, kGrowth, kMove };
+enum class Purpose : uint8_t { kAdmission, kGrowth, kMove, kPrefix };
 
 // The last cluster view, as far as a worker needs it.
 struct ClusterFacts {

@@ -139,8 +139,9 @@ bool RManager::AcceptGManager(uint64_t incarnation) {
 }
 
 void RManager::OnTry(InstanceId from, const messages::TryMoveKv& ask, absl::Time now) {
+  const bool prefix = ask.purpose() == messages::PURPOSE_PREFIX;
   if (ask.blocks() == 0 || ask.purpose() < messages::PURPOSE_ADMISSION ||
-      ask.purpose() > messages::PURPOSE_MOVE) {
+      ask.purpose() > messages::PURPOSE_PREFIX || prefix != ask.has_prefix()) {
     ++malformed_;
     return;
   }
@@ -149,7 +150,12 @@ void RManager::OnTry(InstanceId from, const messages::TryMoveKv& ask, absl::Time
   const bool yields = ask.purpose() != messages::PURPOSE_GROWTH &&
                       (!MayAdmit(request) || (recalled_for.has_value() && *recalled_for < request));
   std::optional<Loan> loan;
-  if (!yields) loan = lent_.Reserve(from, ask.ticket(), request, ask.blocks(), now);
+  if (!yields && prefix) {
+    loan = lent_.ReservePrefix(from, ask.ticket(), request, ask.prefix().salt(), ask.prefix().tokens(),
+                               ask.blocks(), now);
+  } else if (!yields) {
+    loan = lent_.Reserve(from, ask.ticket(), request, ask.blocks(), now);
+  }
   messages::TryMoveKvReply& reply = *outbox_.Add(static_cast<int>(Value(from))).mutable_try_move_kv_reply();
   reply.set_ticket(ask.ticket());
   reply.set_lendable(lent_.lendable());
@@ -358,8 +364,8 @@ std::vector<RManager::Event> RManager::TakeEvents() {
     const auto move = std::find_if(moves_.begin(), moves_.end(),
                                    [&](const auto& open) { return open.second.ticket == result.ticket; });
     if (move != moves_.end()) FinishMove(move->first, 0);
-    events.push_back(
-        BorrowRefused{result.ticket, result.request, result.blocks, result.cluster_free, result.retry_after});
+    events.push_back(BorrowRefused{result.ticket, result.request, result.blocks, result.cluster_free,
+                                   result.retry_after, result.purpose});
   }
   std::move(events_.begin(), events_.end(), std::back_inserter(events));
   events_.clear();
@@ -373,6 +379,14 @@ absl::Time RManager::NextDeadline() const {
 uint64_t RManager::Borrow(RequestId request, uint32_t blocks, Purpose purpose, absl::Time now,
                           std::optional<InstanceId> only_from) {
   return borrowed_.Borrow(request, blocks, purpose, now, only_from, facts_);
+}
+
+uint64_t RManager::BorrowPrefix(RequestId request, InstanceId holder, absl::string_view salt,
+                                absl::Span<const int32_t> tokens, uint32_t blocks, absl::Time now) {
+  messages::PrefixKey prefix;
+  prefix.set_salt(std::string(salt));
+  prefix.mutable_tokens()->Assign(tokens.begin(), tokens.end());
+  return borrowed_.BorrowPrefix(request, holder, std::move(prefix), blocks, now, facts_);
 }
 
 void RManager::CancelBorrow(uint64_t ticket, absl::Time now) {
@@ -450,6 +464,8 @@ RManager::Counters RManager::counters() const {
           .overdue = lent.overdue,
           .lent = lent_.lent(),
           .lent_max = lent.lent_max,
+          .prefixes_granted = lent.prefixes,
+          .prefix_lent = lent_.prefix_lent(),
           .borrow_refused = borrowed_.refusals(),
           .borrowed = borrowed_.borrowed(),
           .borrowed_max = borrowed_.borrowed_max(),

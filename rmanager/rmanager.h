@@ -88,6 +88,7 @@ struct BorrowRefused {
   RequestId request;
   uint32_t blocks_wanted, cluster_free;  // the latter by our view, without our own pool
   absl::Time retry_after;
+  Purpose purpose;
 };
 // Advice. Answer with StartMove, then FinishMove; or with RefuseMove.
 struct MoveWanted {
@@ -120,6 +121,8 @@ class RManager {
     uint64_t granted = 0, refused = 0, repaid = 0, lost = 0, withdrawn = 0, expired = 0;
     uint64_t recalled = 0, overdue = 0;  // called back; of these, not repaid in time
     uint32_t lent = 0, lent_max = 0;     // blocks
+    uint64_t prefixes_granted = 0;       // of granted, loans of prefixes
+    uint32_t prefix_lent = 0;            // references to cached blocks
     // As debtor.
     uint64_t borrow_refused = 0;
     uint32_t borrowed = 0, borrowed_max = 0;  // blocks
@@ -140,6 +143,10 @@ class RManager {
   // creditors, or BorrowRefused. `only_from` names the one creditor to ask. REQUIRES: blocks > 0.
   uint64_t Borrow(RequestId request, uint32_t blocks, Purpose purpose, absl::Time now,
                   std::optional<InstanceId> only_from = {});
+  // To read, at `holder`, the prefix that `tokens` are, full blocks of them. The loan has its KV in all its
+  // slots already. REQUIRES: tokens.size() == blocks * block_tokens of both.
+  uint64_t BorrowPrefix(RequestId request, InstanceId holder, absl::string_view salt,
+                        absl::Span<const int32_t> tokens, uint32_t blocks, absl::Time now);
   void CancelBorrow(uint64_t ticket, absl::Time now);  // no event follows
   // From now on the loan must not be used. Nothing happens to one that is lost or repaid.
   void Repay(LoanId loan, absl::Time now);
@@ -153,6 +160,14 @@ class RManager {
   void FinishMove(uint64_t plan_id, uint32_t blocks_moved);
   void RefuseMove(uint64_t plan_id) { FinishMove(plan_id, 0); }
 
+  // Nothing speaks against asking that instance.
+  bool MayAsk(InstanceId peer, absl::Time now) const {
+    const uint32_t i = Value(peer);
+    return peer != options_.self && i < incarnations_.size() && !Unreachable(static_cast<int>(i), now) &&
+           (incarnations_[i] == 0 || incarnations_[i] > lost_[i]);
+  }
+  // The engine's cache, which others may read; null: none. It outlives the manager's last call with it.
+  void SetPrefixes(PrefixTree* prefixes) { lent_.set_prefixes(prefixes); }
   // Creditor. Any thread; the snapshot holds what it shows.
   std::shared_ptr<const HostedLoans> hosted() const { return lent_.hosted(); }
   std::vector<std::shared_ptr<const LoanSlots>> lent_slots() const { return lent_.slots(); }

@@ -26,6 +26,8 @@ inline messages::Purpose ToWire(Purpose purpose) {
       return messages::PURPOSE_GROWTH;
     case Purpose::kMove:
       return messages::PURPOSE_MOVE;
+    case Purpose::kPrefix:
+      return messages::PURPOSE_PREFIX;
   }
   return messages::PURPOSE_UNSPECIFIED;
 }

@@ -9,8 +9,9 @@
 //   advises
 //             moves. It decides nothing about memory.
 // Every worker is debtor and creditor at once. Everyone acts on views that may be stale; a refusal is the
-// ordinary answer to that. The subject of a loan is blocks of one request. Within a loan the holder of the
-// blocks changes only by the debtor's decision, between two of its steps.
+// ordinary answer to that. The subject of a loan is blocks for one request, or a prefix that the creditor's
+// cache has (PREFIXES). Within a loan the holder of the blocks changes only by the debtor's decision, between
+// two of its steps.
 //
 // MEMBERSHIP. A process is (instance, incarnation). gManager alone issues the list of members; each change
 // has a number of its own, and the list travels in every cluster view.
@@ -107,6 +108,24 @@
 // its incarnation. Tokens count only from that process and in order of their index; all others are dropped
 // and counted. When the process is lost, the request goes to another one with the tokens delivered so far,
 // which generates the rest. So every token is delivered exactly once, whoever computes it how often.
+//
+// PREFIXES. The subject of a loan may be the beginning of a request that the creditor's prefix cache has:
+// full, immutable blocks, in the slots from token 0 on. The front door, which knows what it sent where, names
+// an instance that likely has it; the home asks that one with TryMoveKv of PURPOSE_PREFIX, salt and tokens.
+// The creditor compares the tokens under that salt, and grants all the blocks or none. States, messages,
+// deadlines and recalls are those of every loan, but:
+//   reserved    the blocks are not allocated but read: the loan is one more reader of theirs, so they cannot
+//   be
+//               evicted until it has ended and service has let go of them. Each reader has a loan of its own,
+//               so the loans of a prefix are its count of references, here and elsewhere. They are the
+//               creditor's own blocks, hence no part of lent_max; its reserve must stay free beside them
+//   KvWrite     is refused; a query or KvRead is answered. Queries of all the debtor's readers travel in one
+//               message per layer; rows that see all of the same blocks are one product
+//   Repay       the loan reads no longer; the blocks stay cached as long as they are worth it
+//   refused     for any reason: the home computes the tokens itself, and asks no more for this request
+// A home whose rows have cost more bytes than the KV has (distattn/prefix_copy.h) fetches the whole prefix
+// with one of the loans, as when a loan is taken home. It enters the home's cache; then each reader's table
+// flips to it between two steps, and repays.
 //
 // MOVES: gManager sends MoveKv (advice) to the home. The home's engine refuses, or borrows at the named
 // destination (TryMoveKv), copies, flips its table between two steps, and reports MoveKvDone. A refused one

@@ -137,9 +137,9 @@ absl::Status RunRank(const GenerateOptions& options, const std::string& version,
   if (options.worker.verbose && place.rank == 0)
     fprintf(stderr, "transport: %s\n", transport->Describe().c_str());
   const MonotonicClock clock;
-  Job job(RouterInstances(settings), &clock,
-          {.recovery_wait = options.worker.recovery_wait,
-           .prefixes = CachedPrefixes(settings, *loaded.model)});
+  Job job(
+      RouterInstances(settings), &clock,
+      {.recovery_wait = options.worker.recovery_wait, .prefixes = CachedPrefixes(settings, *loaded.model)});
   ASSIGN_OR_RETURN(const std::unique_ptr<Worker> worker,
                    Worker::Create(settings, loaded.model.get(), loaded.tokenizer.get(), transport, &clock,
                                   place.rank == 0 ? &job : nullptr));

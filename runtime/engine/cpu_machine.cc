@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/status.h"
+#include "distattn/prefix_copy.h"
 
 namespace lombard {
 
@@ -13,7 +14,8 @@ EngineModel DescribeForEngine(const Model& model, const KvLayout& layout) {
           .vocab_size = config.vocab_size,
           .eos_token_ids = config.eos_token_ids,
           .fingerprint = model.fingerprint(),
-          .kv_format = std::string(DTypeName(layout.dtype))};
+          .kv_format = std::string(DTypeName(layout.dtype)),
+          .row_keys = RowKeys(config.q_heads, layout)};
 }
 
 AttentionShape ShapeOf(const ModelConfig& config) {

@@ -70,10 +70,13 @@ Engine::Engine(const EngineOptions& options, EngineModel model, const Tokenizer*
                                                               .kv_format = model_.kv_format,
                                                               .block_tokens = options_.block_tokens});
   pool_->set_cache(prefixes_.get());
+  rmanager_->SetPrefixes(prefixes_.get());
 }
 
 Engine::~Engine() {
-  if (prefixes_ != nullptr) pool_->set_cache(nullptr);
+  if (prefixes_ == nullptr) return;
+  pool_->set_cache(nullptr);
+  rmanager_->SetPrefixes(nullptr);
 }
 
 void Engine::Submit(SequenceRequest request, absl::Time now) {
@@ -138,6 +141,7 @@ const StepWork* Engine::Begin(absl::Time now) {
   CHECK(rows_.empty()) << "Begin before Finish";
   FlipStoredBlocks();
   BringLoansHome(now);
+  BringPrefixesHome(now);
   Admit(now);
   rows_ = Schedule(now);
   ReportLoad();
@@ -256,6 +260,7 @@ void Engine::Commit(StepResult& result, absl::Time now) {
     recovery_.recomputed_tokens += std::min(row.tokens, s.reached - std::min(s.reached, s.computed()));
     s.reached = std::max(s.reached, end);
     s.table.Store(row.tokens);
+    CountRowsElsewhere(s, row.tokens);
     for (BlockExport& part : row.exports) Depart(s, std::move(part));
     if (window_max_ > 0 && s.exports.empty()) {
       std::vector<LoanId> repaid;

@@ -27,6 +27,7 @@
 #include <cstdint>
 #include <functional>
 #include <list>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -57,6 +58,10 @@ struct EngineOptions {
   bool prefix_cache = true;  // KV of equal prefixes is computed once and kept until memory is wanted
   // Which prefixes are attended to for all their readers at once.
   SharingCost sharing = SharingCost::OfReading(256);
+  // What another instance's cache has of a request is read there instead of computed here when it is at least
+  // so many tokens more than the own cache has. A guess: every step then waits for answers in every layer.
+  uint32_t remote_prefix_min = 512;
+  bool copy_prefixes = true;  // those read elsewhere, when that has become cheaper (distattn/prefix_copy.h)
   bool poison_freed = false;  // NaN into local blocks that were lent away (tests)
   InstanceId self{};
   PlantedBug bug = PlantedBug::kNone;
@@ -69,6 +74,7 @@ struct EngineModel {
   std::vector<int32_t> eos_token_ids;
   uint64_t fingerprint = 0;
   std::string kv_format;  // prefixes are shared where fingerprint and format are equal
+  double row_keys = 1;    // what a row attended elsewhere costs, in keys' bytes (distattn/prefix_copy.h)
 };
 
 // Of a step that was committed; zeros of one that was abandoned.
@@ -120,6 +126,7 @@ class Engine {
   uint32_t running_count() const { return static_cast<uint32_t>(running_.size()); }
   uint32_t waiting_count() const { return static_cast<uint32_t>(waiting_.size()); }
   uint64_t preemptions() const { return preemptions_; }
+  uint64_t prefixes_copied() const { return prefixes_copied_; }  // from other instances, each for all readers
   const RecoveryStats& recovery_stats() const { return recovery_; }
   PrefixStats prefix_stats() const { return prefixes_ == nullptr ? PrefixStats{} : prefixes_->stats(); }
   // The tables of all sequences, and the cache, for whoever audits them. Null: no prefix cache.
@@ -146,8 +153,18 @@ class Engine {
   // Takes what several sequences of `plan` read out of their spans into shared ones.
   void ShareSpans(AttentionPlan* plan) const;
   void ShareFullBlocks(Sequence& sequence, absl::Time now);
+  // If all of it is here.
+  void StartSharing(Sequence& sequence, absl::Time now);
   void StopSharing(Sequence& sequence);
   void LeavePrefix(Sequence& sequence, absl::Time now);
+
+  // engine_elsewhere.cc
+  // Asks the instance that the front door names for what it has of the tokens.
+  bool TryReadElsewhere(Sequence& sequence, uint64_t cached_tokens, uint32_t blocks, absl::Time now);
+  void CountRowsElsewhere(const Sequence& sequence, uint32_t rows);
+  void BringPrefixesHome(absl::Time now);
+  bool ReadHere(Sequence& sequence, absl::Time now);
+
   // How many of the `wanted` next tokens have room now; finds more room where it can. 0: blocked.
   uint32_t MakeRoom(Sequence& sequence, uint32_t wanted, absl::Time now);
   bool PreemptYoungerThan(const Sequence& sequence, absl::Time now);
@@ -208,6 +225,8 @@ class Engine {
   uint32_t move_credit_tokens_ = 0;  // what decoding sequences may still push into loans at the limited rate
   Load rates_;                       // only its measured rates are used
   RecoveryStats recovery_;
+  std::map<uint64_t, uint64_t> rows_elsewhere_;  // that were sent to a prefix, by its name
+  uint64_t prefixes_copied_ = 0;
 };
 
 }  // namespace lombard

@@ -103,6 +103,7 @@ bool Engine::TryAdmit(Sequence& s, absl::Time now) {
   if (prefixes_ != nullptr) {
     const PrefixMatch match = prefixes_->Match(s.request.cache_salt, s.tokens);
     if (SomeoneComputesMoreOf(s, match.tokens)) return false;
+    if (TryReadElsewhere(s, match.tokens, need, now)) return true;
     if (TryAdmitOverPrefix(s, match, need, now)) return true;
   }
   if (need <= free) {
@@ -158,8 +159,16 @@ void Engine::HandleEvent(const RManager::Event& event, absl::Time now) {
     }
     StopSharing(*s);
     for (const Loan& loan : borrowed->loans) {
-      if (rmanager_->borrowed().contains(loan.id))  // not lost meanwhile
+      if (!rmanager_->borrowed().contains(loan.id)) continue;  // lost meanwhile
+      if (loan.prefix) {
+        s->table.AddLent(loan.id, loan.epoch, loan.creditor, loan.blocks);
+        const auto tokens = absl::MakeConstSpan(s->tokens).first(size_t{loan.blocks} * options_.block_tokens);
+        s->elsewhere = {.loan = loan.id,
+                        .name = HashFullBlocks(prefixes_->space(), s->request.cache_salt, tokens).back(),
+                        .blocks = loan.blocks};
+      } else {
         s->table.AddLoan(loan.id, loan.epoch, loan.creditor, loan.blocks);
+      }
     }
     if (moves) {
       s->move->ticket.reset();
@@ -174,6 +183,12 @@ void Engine::HandleEvent(const RManager::Event& event, absl::Time now) {
     if (s->move.has_value() && s->move->ticket == refused->ticket) s->move.reset();
     if (s->ticket != refused->ticket) return;
     s->ticket.reset();
+    if (refused->purpose == Purpose::kPrefix) {  // it is computed here then
+      s->request.prefix.reset();
+      s->retry_at = now;
+      Preempt(*s, now);
+      return ReportLoad();
+    }
     s->retry_at = refused->retry_after;
     if (!s->returns.empty() && s->table.Room() > 0) return;  // asked for what comes home; it runs meanwhile
     Block(*s, s->phase == SequencePhase::kBorrowing ? s->blocked_need : kGrowthBlocks, now);
@@ -275,6 +290,7 @@ void Engine::ReleaseMemory(Sequence& s, absl::Time now) {
   s.exports.clear(), s.imports.clear(), s.returns.clear();
   EndMove(s);
   s.ticket.reset();
+  s.elsewhere.reset();
   LeavePrefix(s, now);
   pool_->ReleaseAll(s.table.Clear());
   rmanager_->RepayAll(s.id(), now);  // loans, and borrowings under way
@@ -347,6 +363,7 @@ void Engine::LoseLoan(const Loan& loan, absl::Time now) {
     });
   }
   const uint32_t lost = s->table.LoseLoan(loan.id);
+  if (loan.prefix) s->request.prefix.reset();
   EndFinishedMove(*s);
   if (lost == 0) return;
   ++recovery_.loans_lost;

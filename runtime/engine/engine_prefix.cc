@@ -115,6 +115,14 @@ void Engine::ShareFullBlocks(Sequence& s, absl::Time now) {
   }
 }
 
+void Engine::StartSharing(Sequence& s, absl::Time now) {
+  const BlockTable& table = s.table;
+  if (s.shares || table.first_block() > 0 || !table.loans().empty() || table.missing_blocks() > 0) return;
+  if (!s.reader.has_value()) s.reader = prefixes_->Pin(prefixes_->Match(s.request.cache_salt, {}), 0, now);
+  s.shares = true;
+  ShareFullBlocks(s, now);
+}
+
 void Engine::StopSharing(Sequence& s) {
   if (s.shares) prefixes_->Withdraw(*s.reader);
   s.shares = false;

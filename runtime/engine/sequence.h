@@ -24,6 +24,12 @@ struct SequenceRequest {
   SamplingParams sampling;
   uint32_t sample_index = 0;  // of n
   std::string cache_salt;     // KV is shared only between requests of equal salt
+  // Another instance that likely has so many of the first tokens in its prefix cache. Advice.
+  struct PrefixHint {
+    InstanceId holder{};
+    uint32_t tokens = 0;
+  };
+  std::optional<PrefixHint> prefix;
 };
 
 // What the instance says of it, in order. The last one has `finished`.
@@ -63,6 +69,13 @@ struct BlockMove {
   uint32_t blocks = 0, moved = 0;
 };
 
+// The sequence's first blocks, when they lie in another instance's prefix cache.
+struct PrefixElsewhere {
+  LoanId loan{};
+  uint64_t name = 0;  // of the last block (kvpool/block_hash.h)
+  uint32_t blocks = 0;
+};
+
 enum class SequencePhase : uint8_t {
   kWaiting,    // no memory held
   kBorrowing,  // local blocks taken, creditors asked
@@ -84,6 +97,7 @@ struct Sequence {
 
   std::optional<PrefixReader> reader;  // while it reads blocks of the prefix cache or may give it some
   bool shares = false;                 // gives its full blocks to the cache; needs a reader
+  std::optional<PrefixElsewhere> elsewhere;
 
   SequencePhase phase = SequencePhase::kWaiting;
   std::vector<BlockExport> exports;

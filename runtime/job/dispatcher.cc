@@ -51,7 +51,16 @@ void Dispatcher::Place(Open& open, absl::Time now) {
   }
   open.home = choice->home;
   open.charge = choice->charge;
-  index_.Use(*open.home, names);
+  // Who else has more of it than home; home knows best what it has itself.
+  uint32_t most = index_.OwnBlocks(*open.home, names);
+  std::optional<InstanceId> holder;
+  for (size_t i = 0; i < members_.size(); ++i) {
+    const uint32_t blocks = IsAlive(InstanceId(i)) ? index_.OwnBlocks(InstanceId(i), names) : 0;
+    if (blocks > most) most = blocks, holder = InstanceId(i);
+  }
+  open.request.prefix.reset();
+  if (holder.has_value()) open.request.prefix = {*holder, most * options_.prefixes->block_tokens};
+  index_.Use(*open.home, names, holder.has_value() ? most : 0);
   open.too_small_since.reset();
   open.incarnation = members_[Value(*open.home)].incarnation;
   messages::SubmitSequence& submit = *outbox_.Add(static_cast<int>(Value(*open.home))).mutable_submit();

@@ -11,6 +11,10 @@ void ToMessage(const SequenceRequest& request, messages::SubmitSequence* out) {
   out->mutable_output()->Assign(request.output.begin(), request.output.end());
   out->set_sample_index(request.sample_index);
   out->set_cache_salt(request.cache_salt);
+  if (request.prefix.has_value()) {
+    out->mutable_prefix()->set_instance(Value(request.prefix->holder));
+    out->mutable_prefix()->set_tokens(request.prefix->tokens);
+  }
   const SamplingParams& from = request.sampling;
   messages::Sampling& to = *out->mutable_sampling();
   to.set_max_tokens(from.max_tokens);
@@ -37,6 +41,9 @@ absl::StatusOr<SequenceRequest> FromMessage(const messages::SubmitSequence& mess
                           .sampling = {},
                           .sample_index = message.sample_index(),
                           .cache_salt = message.cache_salt()};
+  if (message.has_prefix()) {
+    request.prefix = {.holder = InstanceId{message.prefix().instance()}, .tokens = message.prefix().tokens()};
+  }
   const messages::Sampling& from = message.sampling();
   SamplingParams& to = request.sampling;
   to.max_tokens = from.max_tokens();

@@ -66,7 +66,8 @@ std::vector<Outgoing> Instance::TakeOutgoing() {
 }
 
 bool Instance::quiet() const {
-  return engine_->idle() && rmanager_->borrowed().empty() && rmanager_->counters().lent == 0;
+  return engine_->idle() && rmanager_->borrowed().empty() && rmanager_->counters().lent == 0 &&
+         rmanager_->counters().prefix_lent == 0;
 }
 
 }  // namespace lombard

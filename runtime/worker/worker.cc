@@ -118,12 +118,16 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerSettings& set
       RemoteService::Options{
           .incarnation = settings.incarnation, .q_heads = config.q_heads, .isa = settings.isa},
       storage, worker->compute_->span_attention(), transport,
-      [ledger](int debtor, LoanId loan,
-               uint64_t epoch) -> absl::StatusOr<std::shared_ptr<const std::vector<BlockId>>> {
+      [ledger](int debtor, LoanId loan, uint64_t epoch,
+               bool writes) -> absl::StatusOr<std::shared_ptr<const std::vector<BlockId>>> {
         const std::shared_ptr<const LoanSlots> slots = ledger->hosted()->Find(loan, epoch);
         if (slots == nullptr || slots->loan.debtor != InstanceId(debtor)) {
           return absl::NotFoundError(
               absl::StrCat("loan ", Value(loan), " of epoch ", epoch, " is not held here for rank ", debtor));
+        }
+        if (writes && slots->loan.prefix) {
+          return absl::InvalidArgumentError(
+              absl::StrCat("rank ", debtor, " writes to loan ", Value(loan), ", a prefix that others read"));
         }
         return std::shared_ptr<const std::vector<BlockId>>(slots, &slots->blocks);
       });
@@ -351,6 +355,8 @@ void Worker::SendReport() {
   report_.set_prefix_queried(prefixes.queried_tokens);
   report_.set_prefix_hit(prefixes.hit_tokens);
   report_.set_prefix_evicted(prefixes.evicted_blocks * block_tokens);
+  report_.set_prefixes_lent(loans.prefixes_granted);
+  report_.set_prefixes_copied(engine_->prefixes_copied());
   messages::ControlMessage message;
   *message.mutable_report() = report_;
   SendControl(0, message).IgnoreError();

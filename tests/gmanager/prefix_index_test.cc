@@ -17,7 +17,8 @@ TEST(PrefixIndex, KnowsLeadingBlocksOnly) {
   PrefixIndex index({10, 10});
   index.Use(k0, Names{1, 2, 3});
   EXPECT_EQ(index.CachedBlocks(k0, Names{1, 2, 9}), 2u);
-  EXPECT_EQ(index.CachedBlocks(k0, Names{2, 3}), 2u);  // names are chained, so this is no sequence's beginning
+  EXPECT_EQ(index.CachedBlocks(k0, Names{2, 3}),
+            2u);  // names are chained, so this is no sequence's beginning
   EXPECT_EQ(index.CachedBlocks(k0, Names{9, 2, 3}), 0u);
   EXPECT_EQ(index.CachedBlocks(k1, Names{1, 2, 3}), 0u);
 }
@@ -44,8 +45,19 @@ TEST(PrefixIndex, NeverHoldsMoreNamesThanThePoolHasBlocks) {
       names.push_back(name * 4 + 1 + random() % 3);
     index.Use(k0, names);
     ASSERT_LE(index.size(k0), 32u);
-    ASSERT_EQ(index.CachedBlocks(k0, names), names.size() > 32 ? index.CachedBlocks(k0, names) : names.size());
+    ASSERT_EQ(index.CachedBlocks(k0, names),
+              names.size() > 32 ? index.CachedBlocks(k0, names) : names.size());
   }
+}
+
+TEST(PrefixIndex, KnowsWhatIsOnlyReadElsewhere) {
+  PrefixIndex index({8, 8});
+  index.Use(k0, Names{1, 2, 3});
+  index.Use(k1, Names{1, 2, 9}, /*elsewhere=*/2);
+  EXPECT_EQ(index.CachedBlocks(k1, Names{1, 2, 9}), 3u);
+  EXPECT_EQ(index.OwnBlocks(k1, Names{1, 2, 9}), 0u);
+  index.Use(k0, Names{1, 2}, /*elsewhere=*/2);
+  EXPECT_EQ(index.OwnBlocks(k0, Names{1, 2, 3}), 3u) << "what it had it has";
 }
 
 TEST(PrefixIndex, ForgetsALostProcess) {

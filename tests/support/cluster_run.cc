@@ -32,18 +32,23 @@ absl::StatusOr<ClusterRun> RunOnCluster(const WorkerSettings& settings, const Mo
                                         const std::vector<TestSequence>& sequences) {
   const MonotonicClock clock;
   ASSIGN_OR_RETURN(auto cluster, LocalCluster::Create(settings, &model, &tokenizer, &clock));
-  std::map<uint64_t, size_t> index;
-  for (size_t i = 0; i < sequences.size(); ++i) {
-    const TestSequence& s = sequences[i];
-    ASSIGN_OR_RETURN(const uint64_t number,
-                     cluster->job().Submit(s.prompt, s.sampling, 0, s.cache_salt, s.home));
-    index[number] = i;
-  }
   ClusterRun run;
   run.results.resize(sequences.size());
-  for (size_t missing = sequences.size(); missing > 0;) {
-    ASSIGN_OR_RETURN(std::vector<SequenceResult> done, cluster->job().Wait(absl::Seconds(1)));
-    for (SequenceResult& result : done) run.results[index.at(result.number)] = std::move(result), --missing;
+  size_t submitted = 0;
+  for (int wave = 0; submitted < sequences.size(); ++wave) {
+    std::map<uint64_t, size_t> index;
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      const TestSequence& s = sequences[i];
+      if (s.wave != wave) continue;
+      ASSIGN_OR_RETURN(const uint64_t number,
+                       cluster->job().Submit(s.prompt, s.sampling, 0, s.cache_salt, s.home));
+      index[number] = i;
+    }
+    submitted += index.size();
+    for (size_t missing = index.size(); missing > 0;) {
+      ASSIGN_OR_RETURN(std::vector<SequenceResult> done, cluster->job().Wait(absl::Seconds(1)));
+      for (SequenceResult& result : done) run.results[index.at(result.number)] = std::move(result), --missing;
+    }
   }
   ASSIGN_OR_RETURN(run.reports, cluster->job().End(absl::Seconds(20)));
   RETURN_IF_ERROR(cluster->Join());

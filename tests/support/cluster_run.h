@@ -13,6 +13,7 @@ struct TestSequence {
   SamplingParams sampling;
   std::optional<InstanceId> home = {};
   std::string cache_salt = {};
+  int wave = 0;  // submitted when all of the waves before have ended
 };
 
 struct ClusterRun {

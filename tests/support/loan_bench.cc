@@ -84,8 +84,8 @@ LoanBench::LoanBench(const Settings& settings, const Model* model, const Tokeniz
     rank.service = std::make_unique<RemoteService>(
         RemoteService::Options{.q_heads = config.q_heads, .isa = cpu.isa}, rank.storage.get(),
         rank.attention.get(), transports_[i].get(),
-        [ledger](int, LoanId loan,
-                 uint64_t epoch) -> absl::StatusOr<std::shared_ptr<const std::vector<BlockId>>> {
+        [ledger](int, LoanId loan, uint64_t epoch,
+                 bool) -> absl::StatusOr<std::shared_ptr<const std::vector<BlockId>>> {
           const std::shared_ptr<const LoanSlots> slots = ledger->hosted()->Find(loan, epoch);
           if (slots == nullptr) return absl::NotFoundError("no such loan");
           return std::shared_ptr<const std::vector<BlockId>>(slots, &slots->blocks);

@@ -67,8 +67,8 @@ absl::StatusOr<std::vector<float>> SplitForward(const Model& model, const std::v
       {.reply_deadline = absl::Seconds(60), .compact_states = options.compact_states, .on_transfer = {}},
       c.q_heads, transports[0].get(), stores[0].get());
   // Loan l holds blocks_per_loan blocks, at the creditor's own ids l * blocks_per_loan + slot, back to front.
-  const auto blocks_of_loan = [&](int, LoanId loan,
-                                  uint64_t) -> absl::StatusOr<std::shared_ptr<const std::vector<BlockId>>> {
+  const auto blocks_of_loan = [&](int, LoanId loan, uint64_t,
+                                  bool) -> absl::StatusOr<std::shared_ptr<const std::vector<BlockId>>> {
     auto ids = std::make_shared<std::vector<BlockId>>();
     for (int slot = 0; slot < options.blocks_per_loan; ++slot) {
       ids->push_back(

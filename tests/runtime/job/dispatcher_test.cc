@@ -211,7 +211,8 @@ TEST(DispatcherPrefixTest, GoesWhereThePrefixIs) {
   dispatcher.OnMembers(members, absl::UnixEpoch());
   uint64_t number = 0;
   const auto home = [&](int32_t first, const std::string& salt) {
-    SequenceRequest request{.id = {100, ++number}, .prompt = std::vector<int32_t>(64, first), .cache_salt = salt};
+    SequenceRequest request{
+        .id = {100, ++number}, .prompt = std::vector<int32_t>(64, first), .cache_salt = salt};
     request.prompt.push_back(static_cast<int32_t>(number));
     request.sampling.max_tokens = 3;
     dispatcher.Submit(std::move(request), absl::UnixEpoch());

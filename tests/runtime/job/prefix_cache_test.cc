@@ -1,82 +1,11 @@
 // Goal: with the prefix cache on, every request gives the tokens that it gives with the cache off, however
-// the prompts share, and what is shared is computed once. Method: in-process clusters, free blocks hold NaN;
-// the logprobs of the two best tell near ties from faults (design: equal, or first different where the gap is
-// below 0.001 in fp32).
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-
-#include <cmath>
-#include <random>
-
-#include "tests/support/tiny_model.h"
+// the prompts share, and what is shared is computed once.
+#include "tests/runtime/job/prefix_fixture.h"
 
 namespace lombard {
 namespace {
 
-constexpr uint32_t kBlock = 16;  // tokens
-constexpr uint32_t kOutput = 12;
-
-struct Totals {
-  uint64_t queried = 0, hit = 0, evicted = 0, preemptions = 0, loans = 0;
-};
-
-Totals Sum(const ClusterRun& run) {
-  Totals totals;
-  for (const auto& report : run.reports) {
-    totals.queried += report.prefix_queried(), totals.hit += report.prefix_hit();
-    totals.evicted += report.prefix_evicted(), totals.preemptions += report.preemptions();
-    totals.loans += report.loans_granted();
-  }
-  return totals;
-}
-
-class PrefixCacheTest : public TinyModelTest {
- protected:
-  std::vector<int32_t> Tokens(size_t count) {
-    std::uniform_int_distribution<int32_t> id(3, model_->config().vocab_size - 1);
-    std::vector<int32_t> tokens(count);
-    for (int32_t& token : tokens) token = id(random_);
-    return tokens;
-  }
-
-  // `head` followed by tokens of its own.
-  TestSequence After(std::vector<int32_t> head, size_t own) {
-    const std::vector<int32_t> tail = Tokens(own);
-    head.insert(head.end(), tail.begin(), tail.end());
-    TestSequence sequence{.prompt = std::move(head), .sampling = Greedy(kOutput)};
-    sequence.sampling.logprobs = 2;
-    return sequence;
-  }
-
-  static ClusterRun Run(WorkerSettings settings, bool cache, const std::vector<TestSequence>& sequences) {
-    settings.engine.prefix_cache = cache;
-    return TinyModelTest::Run(settings, sequences);
-  }
-
-  // Runs with the cache on and off and returns what the cache did.
-  static Totals ExpectEqualTokens(const WorkerSettings& settings,
-                                  const std::vector<TestSequence>& sequences) {
-    const ClusterRun off = Run(settings, false, sequences), on = Run(settings, true, sequences);
-    EXPECT_EQ(Sum(off).queried, 0u);
-    for (size_t i = 0; i < sequences.size(); ++i) {
-      const SequenceResult &a = off.results[i], &b = on.results[i];
-      EXPECT_TRUE(a.error.ok() && b.error.ok()) << i << ": " << a.error << b.error;
-      EXPECT_EQ(a.token_ids.size(), kOutput) << i;
-      EXPECT_EQ(b.token_ids.size(), kOutput) << i;
-      for (size_t t = 0; t < std::min(a.token_ids.size(), b.token_ids.size()); ++t) {
-        if (a.token_ids[t] != b.token_ids[t]) {
-          const auto& best = a.top_logprobs[t];
-          EXPECT_LT(best[0].second - best[1].second, 0.001) << "request " << i << " token " << t;
-          break;
-        }
-        EXPECT_NEAR(a.logprobs[t], b.logprobs[t], 1e-3) << "request " << i << " token " << t;
-      }
-    }
-    return Sum(on);
-  }
-
-  std::mt19937 random_{20260101};
-};
+using PrefixCacheTest = PrefixTest;
 
 TEST_F(PrefixCacheTest, ATreeOfTwoLevelsIsComputedOncePerNode) {
   std::vector<TestSequence> sequences;

@@ -1,0 +1,94 @@
+// Prefixes that lie in another instance's cache: read there, or copied here.
+//
+// A sequence that reads one holds a loan of it, in whose slots its first blocks lie. The rows of all readers
+// travel in one message per layer, and the holder attends to the prefix once for them. When they have cost
+// more bytes than its KV has, one of the readers fetches the whole of it at the rate that is free beside
+// decoding. It joins the cache here then, and every reader's table flips to it before the next step.
+#include <algorithm>
+
+#include "base/check.h"
+#include "distattn/prefix_copy.h"
+#include "runtime/engine/engine_internal.h"
+
+namespace lombard {
+namespace {
+
+constexpr size_t kPrefixesRemembered = 1024;  // whose traffic is counted; then the count starts anew
+
+}  // namespace
+
+bool Engine::TryReadElsewhere(Sequence& s, uint64_t cached_tokens, uint32_t blocks, absl::Time now) {
+  const std::optional<SequenceRequest::PrefixHint>& hint = s.request.prefix;
+  if (!hint.has_value() || !options_.lending || !rmanager_->MayAsk(hint->holder, now)) return false;
+  const auto read =
+      static_cast<uint32_t>(std::min<uint64_t>(hint->tokens, s.tokens.size() - 1) / options_.block_tokens);
+  const uint64_t tokens = uint64_t{read} * options_.block_tokens;
+  if (read == 0 || tokens < cached_tokens + options_.remote_prefix_min) return false;
+  const uint32_t need = blocks - read;
+  if (need > pool_->free_count() || !rmanager_->MayAdmit(s.id())) return false;
+  s.table.AddSpare(*pool_->Allocate(need));
+  s.phase = SequencePhase::kBorrowing;
+  s.ticket = rmanager_->BorrowPrefix(s.id(), hint->holder, s.request.cache_salt,
+                                     absl::MakeConstSpan(s.tokens).first(tokens), read, now);
+  s.blocked_need = need;
+  return true;
+}
+
+void Engine::CountRowsElsewhere(const Sequence& s, uint32_t rows) {
+  if (!s.elsewhere.has_value()) return;
+  if (rows_elsewhere_.size() >= kPrefixesRemembered) rows_elsewhere_.clear();
+  rows_elsewhere_[s.elsewhere->name] += rows;
+}
+
+void Engine::BringPrefixesHome(absl::Time now) {
+  if (prefixes_ == nullptr) return;
+  struct Readers {
+    Sequence* longest = nullptr;  // that has most tokens to go
+    bool comes = false;           // one of them fetches it
+  };
+  std::map<uint64_t, Readers> readers;  // by the prefix's name
+  for (const SequencePtr& running : running_) {
+    Sequence& s = *running;
+    if (!s.elsewhere.has_value()) continue;
+    const PrefixElsewhere prefix = *s.elsewhere;
+    if (!s.table.HasLoan(prefix.loan)) {  // lost, or all of it has come
+      s.elsewhere.reset();
+      StartSharing(s, now);
+      prefixes_copied_ += s.shares;
+      rows_elsewhere_.erase(prefix.name);
+      continue;
+    }
+    Readers& all = readers[prefix.name];
+    const bool comes = std::any_of(s.returns.begin(), s.returns.end(),
+                                   [&](const LoanReturn& back) { return back.loan == prefix.loan; });
+    all.comes |= comes;
+    if (comes || ReadHere(s, now)) continue;
+    const auto to_go = [](const Sequence& r) { return r.tokens_max() - r.tokens.size(); };
+    if (all.longest == nullptr || to_go(s) > to_go(*all.longest)) all.longest = &s;
+  }
+  for (const auto& [name, all] : readers) {
+    if (!options_.copy_prefixes || all.comes || all.longest == nullptr || rmanager_->view().claim.has_value())
+      continue;
+    const PrefixElsewhere& prefix = *all.longest->elsewhere;
+    const double keys = static_cast<double>(prefix.blocks) * options_.block_tokens;
+    if (!CopyPays(static_cast<double>(rows_elsewhere_[name]), model_.row_keys, keys)) continue;
+    if (pool_->free_count() > prefix.blocks) TakeHome(prefix.loan, absl::InfiniteFuture(), now);
+  }
+}
+
+// If the cache here has it by now.
+bool Engine::ReadHere(Sequence& s, absl::Time now) {
+  const PrefixElsewhere prefix = *s.elsewhere;
+  const auto tokens = absl::MakeConstSpan(s.tokens).first(size_t{prefix.blocks} * options_.block_tokens);
+  const PrefixMatch match = prefixes_->Match(s.request.cache_salt, tokens);
+  if (match.blocks.size() < prefix.blocks) return false;
+  s.reader = prefixes_->Pin(match, tokens.size(), now);
+  for (BlockId id : match.blocks) pool_->Retain(id);
+  s.table.BringHome(prefix.loan, match.blocks);
+  rmanager_->Repay(prefix.loan, now);
+  s.elsewhere.reset();
+  StartSharing(s, now);
+  return true;
+}
+
+}  // namespace lombard
