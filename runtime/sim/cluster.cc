@@ -68,9 +68,9 @@ ClusterSim::ClusterSim(Scenario scenario, std::function<void(const std::string&)
       trace_(std::move(trace)),
       random_(scenario_.seed ^ 0x5eed),
       gmanager_(ManagerOptions(scenario_)),
-      dispatcher_(RouterInstances(scenario_), {.recovery_wait = absl::Hours(10),
-                                               .prefixes = PrefixesOf(scenario_),
-                                               .bug = scenario_.bug}) {
+      dispatcher_(
+          RouterInstances(scenario_),
+          {.recovery_wait = absl::Hours(10), .prefixes = PrefixesOf(scenario_), .bug = scenario_.bug}) {
   const ByteTokenizerFiles files = ByteTokenizer(Presets()[0]);
   auto tokenizer = Tokenizer::Parse(files.tokenizer_json, "simulation");
   CHECK_OK(tokenizer.status());
@@ -85,16 +85,19 @@ ClusterSim::ClusterSim(Scenario scenario, std::function<void(const std::string&)
   ManagerLoop();
   for (const SimRequest& request : scenario_.requests) {
     const RequestId id{static_cast<uint64_t>(absl::ToUnixMicros(request.arrival)), request.number};
-    requests_.Add(id, request.prompt, request.max_tokens);
-    events_.At(request.arrival, [this, id, max_tokens = request.max_tokens, prompt = request.prompt] {
-      SequenceRequest sequence{.id = id, .prompt = prompt};
-      sequence.sampling.max_tokens = max_tokens;
+    requests_.Add(id, request);
+    events_.At(request.arrival, [this, id, &request] {
+      SequenceRequest sequence{.id = id, .prompt = request.prompt, .cache_salt = request.salt};
+      sequence.sampling.max_tokens = request.max_tokens;
       sequence.sampling.temperature = 0;
       sequence.sampling.ignore_eos = true;
       Trace([&] {
-        return absl::StrCat("arrives: ", ToString(id), ", ", prompt.size(), " + ", max_tokens, " tokens");
+        return absl::StrCat("arrives: ", ToString(id), ", ", request.prompt.size(), " + ", request.max_tokens,
+                            " tokens");
       });
-      dispatcher_.Submit(std::move(sequence), events_.now());
+      std::optional<InstanceId> home;
+      if (request.home >= 0) home = InstanceId(request.home);
+      dispatcher_.Submit(std::move(sequence), events_.now(), home);
       AfterManager();
     });
   }
@@ -121,6 +124,7 @@ void ClusterSim::StartProcess(int rank) {
                           uint32_t position) { return requests_.CellOf(id, SamplerOf(rank), position); },
           .violation = [this,
                         rank](const std::string& what) { Violate(absl::StrCat("rank ", rank, ": ", what)); },
+          .origin = [this](const RequestId& id) { return requests_.OriginOf(id); },
           .sampler = [this, rank] { return SamplerOf(rank); }});
   SymbolicMachine* machine = process->machine.get();
   process->pool = std::make_unique<KvPool>(blocks, [machine](BlockId id) { machine->Poison(id); });
@@ -153,6 +157,7 @@ void ClusterSim::StartProcess(int rank) {
                                              .decode_move_tokens = scenario_.block_tokens,
                                              .prefix_cache = scenario_.prefix_cache,
                                              .sharing = SharingCost::OfReading(8),
+                                             .remote_prefix_min = scenario_.block_tokens,
                                              .poison_freed = true,
                                              .self = InstanceId(rank),
                                              .bug = scenario_.bug},
@@ -160,7 +165,8 @@ void ClusterSim::StartProcess(int rank) {
                                            .vocab_size = kVocabulary,
                                            .eos_token_ids = {},
                                            .fingerprint = 1,
-                                           .kv_format = "symbolic"},
+                                           .kv_format = "symbolic",
+                                           .row_keys = 2},
                                tokenizer_.get(), process->pool.get(), process->rmanager.get(), machine);
   process->instance = std::make_unique<Instance>(Incarnation{1}, /*front_door=*/0, process->pool.get(),
                                                  process->rmanager.get(), process->engine.get());
@@ -180,7 +186,8 @@ void ClusterSim::EndProcess(int rank) {
   Trace([&] { return absl::StrCat("rank ", rank, ": process ", process->number, " is gone"); });
   const RManager::Counters c = process->rmanager->counters();
   stats_.loans += c.granted, stats_.recalled += c.recalled, stats_.overdue += c.overdue,
-      stats_.lost += c.lost;
+      stats_.lost += c.lost, stats_.prefixes += c.prefixes_granted;
+  stats_.copied += process->engine->prefixes_copied();
   stats_.fenced += process->instance->fenced_count(), stats_.preemptions += process->engine->preemptions();
   loans_.CreditorGone(*process->rmanager);
   process.reset();
@@ -501,7 +508,8 @@ absl::Status ClusterSim::CheckSettled() const {
   for (const auto& process : processes_) {
     if (process == nullptr) return absl::InternalError("a process did not come back");
     const RManager::Counters c = process->rmanager->counters();
-    if (process->pool->used_count() != 0 || c.lent != 0 || c.borrowed != 0 || !process->engine->idle()) {
+    if (process->pool->used_count() != 0 || c.lent + c.prefix_lent != 0 || c.borrowed != 0 ||
+        !process->engine->idle()) {
       return absl::InternalError(absl::StrCat(
           "rank ", process->rank, " does not come to rest: ", process->pool->used_count(), " blocks in use, ",
           c.lent, " lent, ", c.borrowed, " borrowed, ", process->engine->running_count(), " running, ",

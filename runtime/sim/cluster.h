@@ -37,6 +37,7 @@ namespace lombard::sim {
 struct SimStats {
   uint64_t events = 0, steps = 0, remote_steps = 0, abandoned_steps = 0, tokens = 0;
   uint64_t loans = 0, recalled = 0, overdue = 0, lost = 0, fenced = 0, replayed = 0, preemptions = 0;
+  uint64_t prefixes = 0, copied = 0;  // of loans, to read a prefix; prefixes brought home for all readers
 };
 
 class ClusterSim {

@@ -15,19 +15,21 @@ std::string Name(const Loan& loan) {
 
 bool Agree(const LoanSlots& at_creditor, const Loan& at_debtor) {
   const Loan& loan = at_creditor.loan;
-  return loan.debtor == at_debtor.debtor && loan.request == at_debtor.request &&
-         loan.blocks == at_debtor.blocks && at_creditor.blocks.size() == at_debtor.blocks;
+  return loan.prefix == at_debtor.prefix && loan.debtor == at_debtor.debtor &&
+         loan.request == at_debtor.request && loan.blocks == at_debtor.blocks &&
+         at_creditor.blocks.size() == at_debtor.blocks;
 }
 
 }  // namespace
 
 // -------------------------------------------------------------------------------------------- requests
 
-void RequestOracle::Add(const RequestId& id, std::vector<int32_t> prompt, uint32_t max_tokens) {
+void RequestOracle::Add(const RequestId& id, const SimRequest& asked) {
   Request& request = requests_[id];
-  request.prompt_size = static_cast<uint32_t>(prompt.size());
-  request.tokens = std::move(prompt);
-  request.max_tokens = max_tokens;
+  request.prompt_size = static_cast<uint32_t>(asked.prompt.size());
+  request.tokens = asked.prompt;
+  request.max_tokens = asked.max_tokens;
+  for (const char c : asked.salt) request.origin = NextCell(request.origin, c);
 }
 
 absl::Status RequestOracle::Given(const RequestId& id, const Sampler& home) {
@@ -39,7 +41,7 @@ absl::Status RequestOracle::Given(const RequestId& id, const Sampler& home) {
   }
   Chain& chain = it->second;
   chain.tokens = request.tokens;
-  Cell before = 0;
+  Cell before = request.origin;
   for (size_t i = 0; i < size_t{request.prompt_size} + request.max_tokens; ++i) {
     if (i == chain.tokens.size()) chain.tokens.push_back(SampleAt(before, home));
     before = NextCell(before, chain.tokens[i]);
@@ -196,7 +198,11 @@ absl::Status AuditBlocks(const KvPool& pool, const RManager& rmanager, const Eng
   for (const std::shared_ptr<const LoanSlots>& slots : rmanager.lent_slots()) {
     held += slots->blocks.size();
     for (BlockId block : slots->blocks) {
-      if (users[Value(block)]++ > 0) return fail(block, " has two users, one is ", Name(slots->loan));
+      if (slots->loan.prefix) {
+        if (!shared[Value(block)]) return fail(block, " of ", Name(slots->loan), " is not cached");
+        ++users[Value(block)];
+      } else if (users[Value(block)]++ > 0)
+        return fail(block, " has two users, one is ", Name(slots->loan));
       lent[Value(block)] = true;
     }
   }
@@ -204,7 +210,8 @@ absl::Status AuditBlocks(const KvPool& pool, const RManager& rmanager, const Eng
     const std::shared_ptr<const LoanSlots> slots = weak.lock();
     if (slots == nullptr) continue;
     for (BlockId block : slots->blocks) {
-      if (pool.references(block) == 0 || (users[Value(block)] > 0 && !lent[Value(block)]))
+      const bool given_away = users[Value(block)] > 0 && !lent[Value(block)] && !slots->loan.prefix;
+      if (pool.references(block) == 0 || given_away)
         return fail(block, " of ", Name(slots->loan), " is read by service, and given away");
     }
   }
@@ -212,13 +219,14 @@ absl::Status AuditBlocks(const KvPool& pool, const RManager& rmanager, const Eng
   for (uint32_t block = 0; block < pool.total_count(); ++block) {
     const uint32_t counted = pool.references(BlockId{block});
     if (counted == users[block]) continue;
-    if (users[block] > 0 || counted > 1)
+    if (counted < users[block] || (!shared[block] && (users[block] > 0 || counted > 1)))
       return fail(BlockId{block}, " has ", users[block], " users, the pool counts ", counted);
-    ++ended;
+    ended += counted - users[block];
   }
-  if (held + ended != rmanager.counters().lent) {
-    return absl::InternalError(absl::StrCat(held, " blocks in loans and ", ended, " that nobody has, ",
-                                            rmanager.counters().lent, " counted as lent"));
+  const uint64_t known = rmanager.counters().lent + rmanager.counters().prefix_lent;
+  if (held + ended != known) {
+    return absl::InternalError(
+        absl::StrCat(held, " blocks in loans and ", ended, " that nobody has, ", known, " counted as lent"));
   }
   return absl::OkStatus();
 }

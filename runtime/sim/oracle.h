@@ -14,6 +14,7 @@
 #include "kvpool/kv_pool.h"
 #include "rmanager/rmanager.h"
 #include "runtime/engine/engine.h"
+#include "runtime/sim/scenario.h"
 #include "runtime/sim/symbolic_machine.h"
 
 namespace lombard::sim {
@@ -22,12 +23,14 @@ namespace lombard::sim {
 // delivered before.
 class RequestOracle {
  public:
-  void Add(const RequestId& id, std::vector<int32_t> prompt, uint32_t max_tokens);
+  void Add(const RequestId& id, const SimRequest& request);
   // The front door gives it to a process.
   absl::Status Given(const RequestId& id, const Sampler& home);
   absl::Status Delivered(const SequenceOutput& output);
   // Of the context as that process must see it; 0: it was never given the request, or not so long.
   Cell CellOf(const RequestId& id, const Sampler& at, uint32_t position) const;
+  // Before the first token: a salt's own, so that KV of another salt is foreign.
+  Cell OriginOf(const RequestId& id) const { return requests_.at(id).origin; }
   bool AllDone() const;
   std::string DescribeOpen() const;
 
@@ -39,6 +42,7 @@ class RequestOracle {
   struct Request {
     std::vector<int32_t> tokens;  // prompt, and what was delivered
     uint32_t prompt_size = 0, max_tokens = 0;
+    Cell origin = 0;
     std::map<Sampler, Chain> chains;
     const Chain* home = nullptr;
     bool finished = false;

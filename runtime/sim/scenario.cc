@@ -1,6 +1,7 @@
 #include "runtime/sim/scenario.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "absl/strings/str_cat.h"
 #include "rmanager/lent_ledger.h"
@@ -12,15 +13,22 @@ namespace {
 
 absl::Time At(absl::Duration since_start) { return absl::UnixEpoch() + since_start; }
 
+uint64_t BlocksReachable(const Scenario& s, size_t home) {
+  uint64_t blocks = 0;
+  for (size_t i = 0; i < s.pools.size(); ++i)
+    blocks += i == home ? s.pools[i] : LendableBlocksMax(s.pools[i], s.reserve, s.lent_max);
+  return blocks;
+}
+
+uint32_t LongestRequest(const Scenario& s) {  // tokens; at the home that reaches most
+  uint64_t reachable = 0;
+  for (size_t home = 0; home < s.pools.size(); ++home)
+    reachable = std::max(reachable, BlocksReachable(s, home));
+  return static_cast<uint32_t>(std::min<uint64_t>(reachable, 160)) * s.block_tokens;
+}
+
 void DrawRequests(SimRandom& random, Scenario* s) {
-  uint64_t reachable = 0;  // blocks, at the home that reaches most
-  for (size_t home = 0; home < s->pools.size(); ++home) {
-    uint64_t blocks = 0;
-    for (size_t i = 0; i < s->pools.size(); ++i)
-      blocks += i == home ? s->pools[i] : LendableBlocksMax(s->pools[i], s->reserve, s->lent_max);
-    reachable = std::max(reachable, blocks);
-  }
-  const uint32_t longest = static_cast<uint32_t>(std::min<uint64_t>(reachable, 160)) * s->block_tokens;
+  const uint32_t longest = LongestRequest(*s);
   const uint32_t short_max = std::max(2u, s->pools[0] * s->block_tokens / 4);
   std::vector<int32_t> common(longest);
   for (int32_t& token : common) token = static_cast<int32_t>(random.Below(kVocabulary));
@@ -38,6 +46,31 @@ void DrawRequests(SimRandom& random, Scenario* s) {
       std::copy(common.begin(), common.begin() + same, request.prompt.begin());
     }
     s->requests.push_back(std::move(request));
+  }
+}
+
+// Tenants; prompts that go on where earlier ones end; requests sent elsewhere than where their beginning is.
+void DrawSharing(SimRandom& random, Scenario* s) {
+  if (random.Chance(0.4)) return;
+  const uint32_t longest = LongestRequest(*s);
+  std::vector<size_t> by_arrival(s->requests.size());
+  std::iota(by_arrival.begin(), by_arrival.end(), size_t{0});
+  std::stable_sort(by_arrival.begin(), by_arrival.end(),
+                   [&](size_t a, size_t b) { return s->requests[a].arrival < s->requests[b].arrival; });
+  for (size_t i = 1; i < by_arrival.size(); ++i) {
+    SimRequest& request = s->requests[by_arrival[i]];
+    if (random.Chance(0.2)) request.salt = "another";
+    if (random.Chance(0.8)) {
+      std::vector<int32_t> prompt = s->requests[by_arrival[random.Below(i)]].prompt;
+      const size_t own = std::min<size_t>(request.prompt.size(), random.Between(1, 3 * s->block_tokens));
+      prompt.insert(prompt.end(), request.prompt.end() - static_cast<int64_t>(own), request.prompt.end());
+      if (prompt.size() + request.max_tokens <= longest) request.prompt = std::move(prompt);
+    }
+    const int home = static_cast<int>(random.Below(s->pools.size()));
+    if (random.Chance(0.6) && BlocksReachable(*s, static_cast<size_t>(home)) * s->block_tokens >=
+                                  request.prompt.size() + request.max_tokens) {
+      request.home = home;
+    }
   }
 }
 
@@ -86,6 +119,8 @@ Scenario DrawScenario(uint64_t seed) {
   // In a long one, links can be cut for longer than a recall may take.
   s.length = absl::Seconds(random.Chance(0.85) ? random.Between(2, 6) : random.Between(8, 12));
   DrawRequests(random, &s);
+  SimRandom sharing(~seed);
+  DrawSharing(sharing, &s);
   if (random.Chance(0.85)) DrawFaults(random, &s);
   return s;
 }

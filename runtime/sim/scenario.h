@@ -15,6 +15,8 @@ struct SimRequest {
   absl::Time arrival;
   std::vector<int32_t> prompt;
   uint32_t max_tokens = 1;
+  std::string salt;  // of a tenant
+  int home = -1;     // instead of the front door's choice; -1: none
 };
 
 // Something that happens to the cluster from outside. `b` < 0: it concerns `a` alone.

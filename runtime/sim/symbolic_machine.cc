@@ -207,7 +207,7 @@ absl::StatusOr<StepResult> SymbolicMachine::Finish() {
                                     " of ", seen.size()));
       break;
     }
-    Cell before = seen.empty() ? 0 : seen.back();
+    Cell before = seen.empty() ? hooks_.origin(work.requests[i]) : seen.back();
     for (int row = sequence.first_row; row < sequence.first_row + sequence.rows; ++row) {
       before = NextCell(before, work.input.tokens[static_cast<size_t>(row)]);
       rows[static_cast<size_t>(row)] = before;
@@ -240,7 +240,7 @@ State SymbolicMachine::Answer(const Query& query, const LoanSlots* slots) const 
 KvStored SymbolicMachine::Store(const KvWrite& write, const LoanSlots* slots) {
   KvStored stored{.transfer = write.transfer, .loan = write.loan};
   const size_t blocks = write.cells.size() / block_tokens_;
-  if (slots == nullptr || write.first_slot + blocks > slots->blocks.size()) {
+  if (slots == nullptr || slots->loan.prefix || write.first_slot + blocks > slots->blocks.size()) {
     stored.refused = true;
     return stored;
   }

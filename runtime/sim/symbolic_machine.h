@@ -40,6 +40,7 @@ class SymbolicMachine final : public KvMover {
     // What the request's context must be at a position, for the check; and the place to complain.
     std::function<Cell(const RequestId&, uint32_t position)> expected;
     std::function<void(std::string)> violation;
+    std::function<Cell(const RequestId&)> origin;  // before its first token
     std::function<Sampler()> sampler;
   };
   SymbolicMachine(uint32_t block_tokens, uint32_t blocks, Hooks hooks)

@@ -30,6 +30,7 @@ TEST(ClusterSim, SeedsHold) {
     sum.remote_steps += sim.stats().remote_steps, sum.abandoned_steps += sim.stats().abandoned_steps;
     sum.loans += sim.stats().loans, sum.lost += sim.stats().lost, sum.recalled += sim.stats().recalled;
     sum.fenced += sim.stats().fenced, sum.replayed += sim.stats().replayed;
+    sum.prefixes += sim.stats().prefixes, sum.copied += sim.stats().copied;
     sum.preemptions += sim.stats().preemptions;
   }
   if (seeds.count < 150) return;
@@ -42,6 +43,8 @@ TEST(ClusterSim, SeedsHold) {
   EXPECT_GT(sum.fenced, 0);
   EXPECT_GT(sum.replayed, 0);
   EXPECT_GT(sum.preemptions, 0);
+  EXPECT_GT(sum.prefixes, 0);
+  EXPECT_GT(sum.copied, 0);
 }
 
 TEST(ClusterSim, TheSameSeedGivesTheSameTrace) {
@@ -83,24 +86,26 @@ TEST_P(PlantedBugTest, IsFound) {
 
 // Starting points where few seeds are needed now; a change of the scenarios may need other ones
 // (docs/simulation.md).
-INSTANTIATE_TEST_SUITE_P(All, PlantedBugTest,
-                         testing::Values(Planted{PlantedBug::kFlipBeforeStored, "FlipBeforeStored", {0, 20}},
-                                         Planted{PlantedBug::kUseUnconfirmed, "UseUnconfirmed", {0, 20}},
-                                         Planted{PlantedBug::kUseRepaid, "UseRepaid", {40000, 20}},
-                                         Planted{PlantedBug::kUseLoansOfLost, "UseLoansOfLost", {40000, 30}},
-                                         Planted{PlantedBug::kKeepParts, "KeepParts", {0, 20}},
-                                         Planted{PlantedBug::kForgetRepay, "ForgetRepay", {40000, 20}},
-                                         Planted{PlantedBug::kDoubleGrant, "DoubleGrant", {30000, 20}},
-                                         Planted{PlantedBug::kForgetEpoch, "ForgetEpoch", {10000, 40}},
-                                         Planted{PlantedBug::kNoExpiry, "NoExpiry", {10000, 20}},
-                                         Planted{PlantedBug::kFreeWhileRead, "FreeWhileRead", {0, 40}},
-                                         Planted{PlantedBug::kFreeOnRecall, "FreeOnRecall", {0, 20}},
-                                         Planted{PlantedBug::kKeepLoansOfLost, "KeepLoansOfLost", {0, 20}},
-                                         Planted{PlantedBug::kIgnoreFence, "IgnoreFence", {0, 20}},
-                                         Planted{PlantedBug::kTokensOfAnyone, "TokensOfAnyone", {40000, 100}},
-                                         Planted{PlantedBug::kReplayFromPrompt, "ReplayFromPrompt", {0, 20}},
-                                         Planted{PlantedBug::kForgetHomeless, "ForgetHomeless", {0, 20}}),
-                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    All, PlantedBugTest,
+    testing::Values(Planted{PlantedBug::kFlipBeforeStored, "FlipBeforeStored", {0, 20}},
+                    Planted{PlantedBug::kUseUnconfirmed, "UseUnconfirmed", {0, 20}},
+                    Planted{PlantedBug::kUseRepaid, "UseRepaid", {40000, 20}},
+                    Planted{PlantedBug::kUseLoansOfLost, "UseLoansOfLost", {30000, 20}},
+                    Planted{PlantedBug::kKeepParts, "KeepParts", {0, 20}},
+                    Planted{PlantedBug::kForgetRepay, "ForgetRepay", {40000, 20}},
+                    Planted{PlantedBug::kDoubleGrant, "DoubleGrant", {30000, 20}},
+                    Planted{PlantedBug::kForgetEpoch, "ForgetEpoch", {10000, 40}},
+                    Planted{PlantedBug::kNoExpiry, "NoExpiry", {10000, 20}},
+                    Planted{PlantedBug::kFreeWhileRead, "FreeWhileRead", {0, 40}},
+                    Planted{PlantedBug::kFreeOnRecall, "FreeOnRecall", {0, 20}},
+                    Planted{PlantedBug::kKeepLoansOfLost, "KeepLoansOfLost", {0, 20}},
+                    Planted{PlantedBug::kIgnoreFence, "IgnoreFence", {0, 20}},
+                    Planted{PlantedBug::kTokensOfAnyone, "TokensOfAnyone", {30000, 100}},
+                    Planted{PlantedBug::kReplayFromPrompt, "ReplayFromPrompt", {0, 20}},
+                    Planted{PlantedBug::kForgetHomeless, "ForgetHomeless", {0, 20}},
+                    Planted{PlantedBug::kEvictWhatOthersRead, "EvictWhatOthersRead", {10000, 20}}),
+    [](const auto& info) { return info.param.name; });
 
 }  // namespace
 }  // namespace lombard::sim

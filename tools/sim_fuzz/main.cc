@@ -20,6 +20,7 @@ void Add(const SimStats& more, SimStats* sum) {
   sum->abandoned_steps += more.abandoned_steps, sum->tokens += more.tokens, sum->loans += more.loans;
   sum->recalled += more.recalled, sum->overdue += more.overdue, sum->lost += more.lost;
   sum->fenced += more.fenced, sum->replayed += more.replayed, sum->preemptions += more.preemptions;
+  sum->prefixes += more.prefixes, sum->copied += more.copied;
 }
 
 }  // namespace
@@ -62,9 +63,10 @@ int main(int argc, char** argv) {
   absl::PrintF(
       "%u seeds without a violation in %.1f s (%.1f per second)\n"
       "events %u, committed steps %u (remote %u, abandoned %u), tokens %u\n"
-      "loans %u (recalled %u, overdue %u, lost %u), fenced %u, requests replayed %u, preemptions %u\n",
+      "loans %u (of prefixes %u, %u brought home; recalled %u, overdue %u, lost %u), fenced %u, requests "
+      "replayed %u, preemptions %u\n",
       done, Seconds() - start, static_cast<double>(done) / (Seconds() - start), sum.events, sum.steps,
-      sum.remote_steps, sum.abandoned_steps, sum.tokens, sum.loans, sum.recalled, sum.overdue, sum.lost,
-      sum.fenced, sum.replayed, sum.preemptions);
+      sum.remote_steps, sum.abandoned_steps, sum.tokens, sum.loans, sum.prefixes, sum.copied, sum.recalled,
+      sum.overdue, sum.lost, sum.fenced, sum.replayed, sum.preemptions);
   return 0;
 }
