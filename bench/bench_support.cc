@@ -7,10 +7,14 @@
 namespace lombard::bench {
 
 #if defined(__x86_64__)
-__attribute__((target("avx2,fma"))) void FmaTask() {
+namespace {
+
+constexpr int kLoops = 2000000;
+
+__attribute__((target("avx2,fma"))) double Fma256() {
   __m256 a = _mm256_set1_ps(1), b = a, c = a, d = a, e = a, f = a, g = a, h = a, i = a, j = a;
   const __m256 x = _mm256_set1_ps(0.999f), y = _mm256_set1_ps(0.1f);
-  for (long n = 0; n < 2000000; ++n) {
+  for (int n = 0; n < kLoops; ++n) {
     a = _mm256_fmadd_ps(a, x, y), b = _mm256_fmadd_ps(b, x, y), c = _mm256_fmadd_ps(c, x, y),
     d = _mm256_fmadd_ps(d, x, y);
     e = _mm256_fmadd_ps(e, x, y), f = _mm256_fmadd_ps(f, x, y), g = _mm256_fmadd_ps(g, x, y),
@@ -19,9 +23,35 @@ __attribute__((target("avx2,fma"))) void FmaTask() {
     asm volatile(""
                  : "+x"(a), "+x"(b), "+x"(c), "+x"(d), "+x"(e), "+x"(f), "+x"(g), "+x"(h), "+x"(i), "+x"(j));
   }
+  return 10.0 * 16 * kLoops;
 }
+
+// Twelve independent sums, by the names of their registers: a compiler would keep them in memory.
+#define LOMBARD_TWELVE(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
+#define LOMBARD_CLOBBERS \
+  "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11"
+
+__attribute__((target("avx512f"))) double Fma512() {
+  const __m512 x = _mm512_set1_ps(0.5f);
+#define LOMBARD_FMA(i) "vfmadd231ps %0, %0, %%zmm" #i "\n"
+  for (int n = 0; n < kLoops; ++n) asm volatile(LOMBARD_TWELVE(LOMBARD_FMA) : : "v"(x) : LOMBARD_CLOBBERS);
+  return 12.0 * 32 * kLoops;
+}
+
+__attribute__((target("avx512f"))) double Pairs512() {
+  const __m512i x = _mm512_set1_epi32(0x3f003f00);
+#define LOMBARD_PAIRS(i) "vdpbf16ps %0, %0, %%zmm" #i "\n"
+  for (int n = 0; n < kLoops; ++n) asm volatile(LOMBARD_TWELVE(LOMBARD_PAIRS) : : "v"(x) : LOMBARD_CLOBBERS);
+  return 12.0 * 64 * kLoops;
+}
+
+}  // namespace
+
+double FmaTask() { return __builtin_cpu_supports("avx512f") ? Fma512() : Fma256(); }
+double PairsTask() { return __builtin_cpu_supports("avx512bf16") ? Pairs512() : 0; }
 #else
-void FmaTask() {}
+double FmaTask() { return 0; }
+double PairsTask() { return 0; }
 #endif
 
 }  // namespace lombard::bench

@@ -82,11 +82,16 @@ inline void ReadAll(ThreadPool& pool, const char* data, size_t bytes) {
   });
 }
 
-// fp32 operations per second of independent fused multiply-adds on all threads; the AVX2 ceiling.
-constexpr double kFmaOperations = 2e6 * 10 * 16;  // per task
-void FmaTask();
-inline void RunFma(ThreadPool& pool) {
-  pool.Run(pool.threads(), [](int) { FmaTask(); });
+// Operations of independent fused multiply-adds in fp32 (AVX-512, else AVX2), and of dot products of bf16
+// pairs (0 where the CPU has none), per task. On all threads at once they are the ceilings of arithmetic.
+double FmaTask();
+double PairsTask();
+inline double RunOnAll(ThreadPool& pool, double (*task)()) {
+  std::vector<double> operations(pool.threads());
+  pool.Run(pool.threads(), [&](int i) { operations[i] = task(); });
+  double sum = 0;
+  for (double one : operations) sum += one;
+  return sum;
 }
 
 inline void PrintMachine(const ThreadPool& pool) {

@@ -48,8 +48,10 @@ Case MatmulCase(const CpuContext& context, const char* region, DType dtype, Shap
           }};
 }
 
-// `rows` query rows of each of `layers` layers over `tokens` keys each, KV of llama-3.2-1b in blocks of 32.
-Case AttentionCase(const CpuContext& context, const char* region, int layers, int tokens, int rows) {
+// `rows` query rows of each of `layers` layers over `tokens` keys each, KV of llama-3.2-1b in blocks of 32, K
+// and V of a layer in slabs. `scattered`: blocks in no order, as a pool that has run for a while gives them.
+Case AttentionCase(const CpuContext& context, const char* region, int layers, int tokens, int rows,
+                   bool scattered) {
   const KvLayout layout{DType::kBF16, 8, 64, 32};
   const int blocks = tokens / layout.block_tokens, heads = 32;
   CHECK_LE(size_t(2) * layers * blocks * layout.block_bytes(), kRegionBytes);
@@ -57,18 +59,17 @@ Case AttentionCase(const CpuContext& context, const char* region, int layers, in
   std::vector<int32_t> positions(rows);
   for (int r = 0; r < rows; ++r) positions[r] = tokens - rows + r;
   char name[96];
-  std::snprintf(name, sizeof name, "%s, %d layers, %d keys, rows %d", rows == 1 ? "decode" : "prefill",
-                layers, tokens, rows);
+  std::snprintf(name, sizeof name, "%s, %d layers, %d keys, %s", rows == 1 ? "decode" : "prefill", layers,
+                tokens, scattered ? "scattered" : "in order");
   const double bytes = 2.0 * layers * blocks * layout.block_bytes();
   const double operations = 4.0 * layers * rows * heads * 64 * (tokens - (rows - 1) / 2.0);
   return {name, rows == 1 ? bytes : operations, [=]() mutable {
             std::vector<const void*> k(blocks), v(blocks);
             for (int layer = 0; layer < layers; ++layer) {
               for (int b = 0; b < blocks; ++b) {
-                // Blocks in no order, as a pool that has run for a while gives them.
-                const size_t at = size_t(layer) * blocks + (size_t(b) * 769) % blocks;
-                k[b] = region + 2 * at * layout.block_bytes();
-                v[b] = region + (2 * at + 1) * layout.block_bytes();
+                const size_t at = size_t(layer) * 2 * blocks + (scattered ? (size_t(b) * 769) % blocks : b);
+                k[b] = region + at * layout.block_bytes();
+                v[b] = region + (at + blocks) * layout.block_bytes();
               }
               AttentionArgs args;
               args.q = q.data(), args.q_positions = positions.data(), args.rows = rows, args.q_heads = heads,
@@ -95,14 +96,25 @@ int Run(const Options& options) {
   const DType dtype = options.dtype == "f32"   ? DType::kF32
                       : options.dtype == "f16" ? DType::kF16
                                                : DType::kBF16;
-  char* region = MapBytes(kRegionBytes);
-  pool.Run(1024, [&](int piece) {
-    std::mt19937 random(piece);
-    uint16_t* out = reinterpret_cast<uint16_t*>(region + (kRegionBytes / 1024) * piece);
-    // Sign and mantissa at random, exponent near 1: valid in every type.
-    for (size_t i = 0; i < kRegionBytes / 2048; ++i)
-      out[i] = static_cast<uint16_t>((random() & 0x807f) | 0x3c00);
-  });
+  const auto filled = [&](char* data) {
+    pool.Run(1024, [&](int piece) {
+      std::mt19937 random(piece);
+      uint16_t* out = reinterpret_cast<uint16_t*>(data + (kRegionBytes / 1024) * piece);
+      // Sign and mantissa at random, exponent near 1: valid in every type.
+      for (size_t i = 0; i < kRegionBytes / 2048; ++i)
+        out[i] = static_cast<uint16_t>((random() & 0x807f) | 0x3c00);
+    });
+    return data;
+  };
+  const auto wanted = [&](const char* what) { return options.only.empty() || options.only == what; };
+  const char* region = filled(MapBytes(kRegionBytes));
+  const char* kv = region;
+  if (wanted("decode") || wanted("prefill")) {  // huge pages where there are some, as KvStorage asks for them
+    char* memory = MapBytes(kRegionBytes + (2 << 20));
+    memory += -reinterpret_cast<uintptr_t>(memory) % (2 << 20);
+    madvise(memory, kRegionBytes, MADV_HUGEPAGE);
+    kv = filled(memory);
+  }
 
   PrintMachine(pool);
   std::printf("# isa %s, weights %s, %d rounds, medians\n", std::string(IsaName(context.isa)).c_str(),
@@ -110,9 +122,9 @@ int Run(const Options& options) {
   std::vector<Case> cases;
   cases.push_back({"read", double(kRegionBytes), [&] { ReadAll<1>(pool, region, kRegionBytes); }});
   cases.push_back({"read4", double(kRegionBytes), [&] { ReadAll<4>(pool, region, kRegionBytes); }});
-  cases.push_back({"fma", kFmaOperations * pool.threads(), [&] { RunFma(pool); }});
-  const auto wanted = [&](const char* what) { return options.only.empty() || options.only == what; };
-  std::vector<int64_t> rows_of = {0, 0,
+  cases.push_back({"fma", RunOnAll(pool, FmaTask), [&] { RunOnAll(pool, FmaTask); }});
+  cases.push_back({"pairs", RunOnAll(pool, PairsTask), [&] { RunOnAll(pool, PairsTask); }});
+  std::vector<int64_t> rows_of = {0, 0, 0,
                                   0};  // 0: bytes against read; otherwise, rows per weight; -1: operations
   if (wanted("matmul")) {
     for (const int64_t rows : {1, 8, 64, 512}) {
@@ -124,23 +136,32 @@ int Run(const Options& options) {
       }
     }
   }
-  if (wanted("decode")) cases.push_back(AttentionCase(context, region, 16, 32768, 1)), rows_of.push_back(0);
-  if (wanted("prefill")) cases.push_back(AttentionCase(context, region, 1, 8192, 512)), rows_of.push_back(-1);
+  for (const bool scattered : {false, true}) {
+    if (wanted("decode"))
+      cases.push_back(AttentionCase(context, kv, 16, 32768, 1, scattered)), rows_of.push_back(0);
+  }
+  if (wanted("prefill"))
+    cases.push_back(AttentionCase(context, kv, 1, 8192, 512, true)), rows_of.push_back(-1);
   RunInterleaved(cases, options.rounds, options.clock);
 
-  const double read = std::max(Median(cases[0].rates), Median(cases[1].rates)), fma = Median(cases[2].rates);
-  std::printf("%-44s %8.1f GB/s\n%-44s %8.1f GFLOP/s\n", "read ceiling", read / 1e9, "fma ceiling",
-              fma / 1e9);
-  for (size_t i = 3; i < cases.size(); ++i) {
+  const double read = std::max(Median(cases[0].rates), Median(cases[1].rates)), fma = Median(cases[2].rates),
+               pairs = Median(cases[3].rates);
+  // What bf16 weights and KV are multiplied with.
+  const bool of_pairs = context.isa >= Isa::kAvx512Bf16 && dtype == DType::kBF16;
+  const double peak = of_pairs ? pairs : fma;
+  const char* peak_name = of_pairs ? "bf16 pairs" : "fma";
+  std::printf("%-44s %8.1f GB/s\n%-44s %8.1f GFLOP/s\n%-44s %8.1f GFLOP/s\n", "read ceiling", read / 1e9,
+              "fma ceiling", fma / 1e9, "bf16 pairs ceiling", pairs / 1e9);
+  for (size_t i = 4; i < cases.size(); ++i) {
     const double rate = Median(cases[i].rates);
     if (rows_of[i] == -1) {
-      std::printf("%-44s %25.1f GFLOP/s %17.0f %% of fma\n", cases[i].name.c_str(), rate / 1e9,
-                  100 * rate / fma);
+      std::printf("%-44s %25.1f GFLOP/s %17.0f %% of %s\n", cases[i].name.c_str(), rate / 1e9,
+                  100 * rate / peak, peak_name);
       continue;
     }
     const double operations = 2.0 * rows_of[i] * rate / static_cast<double>(DTypeBytes(dtype));
-    std::printf("%-44s %8.1f GB/s %8.1f GFLOP/s   %4.0f %% of read %4.0f %% of fma\n", cases[i].name.c_str(),
-                rate / 1e9, operations / 1e9, 100 * rate / read, 100 * operations / fma);
+    std::printf("%-44s %8.1f GB/s %8.1f GFLOP/s   %4.0f %% of read %4.0f %% of %s\n", cases[i].name.c_str(),
+                rate / 1e9, operations / 1e9, 100 * rate / read, 100 * operations / peak, peak_name);
   }
   return 0;
 }

@@ -18,6 +18,7 @@ using internal::KernelTable;
 // enough that a 32 K context gives 32 pieces per KV head to spread.
 constexpr int kPartTokens = 1024;
 static_assert(kPartTokens % internal::kTileTokens == 0);
+constexpr int kRowsOfManyHeads = 16;  // query rows of a KV head, up to which memory is the limit: a guess
 constexpr int kQueryRowsPerTask =
     96;  // query rows x heads of one group that share the widened keys of a tile
 
@@ -34,6 +35,7 @@ struct States {
 struct Item {
   const AttentionArgs* args;
   int group, dp, parts, rows_per_task;
+  int heads_per_task = 1;
   std::vector<int> order;  // [dp], which element of a head the kernel's q and acc hold where; see AttendPart
   std::vector<int> begin, end;  // [rows], the keys each row sees
   bool split;                   // parts are tasks of their own, folded at the end
@@ -41,7 +43,7 @@ struct Item {
 };
 
 struct Task {
-  int item, kv_head, row_begin, row_end, part_begin, part_end;
+  int item, kv_head, heads, row_begin, row_end, part_begin, part_end;
 };
 
 Item Describe(const AttentionArgs& args, const KernelTable& kernels) {
@@ -70,15 +72,17 @@ Item Describe(const AttentionArgs& args, const KernelTable& kernels) {
   return item;
 }
 
-// Queries of one KV head, [rows, group, dp].
+// Queries of the task's KV heads, [heads, rows, group, dp].
 void GatherQueries(const KernelTable& kernels, const Item& item, const Task& task, float* q) {
   const AttentionArgs& args = *item.args;
   const int head_dim = args.layout.head_dim;
   float* const first = q;
-  for (int r = task.row_begin; r < task.row_end; ++r) {
-    for (int g = 0; g < item.group; ++g, q += item.dp) {
-      const float* src = args.q + (int64_t{r} * args.q_heads + task.kv_head * item.group + g) * head_dim;
-      for (int i = 0; i < item.dp; ++i) q[i] = item.order[i] < head_dim ? src[item.order[i]] : 0;
+  for (int head = task.kv_head; head < task.kv_head + task.heads; ++head) {
+    for (int r = task.row_begin; r < task.row_end; ++r) {
+      for (int g = 0; g < item.group; ++g, q += item.dp) {
+        const float* src = args.q + (int64_t{r} * args.q_heads + head * item.group + g) * head_dim;
+        for (int i = 0; i < item.dp; ++i) q[i] = item.order[i] < head_dim ? src[item.order[i]] : 0;
+      }
     }
   }
   if (args.layout.dtype == DType::kBF16)
@@ -98,8 +102,10 @@ void Scatter(const Item& item, int kv_head, int row, int g, const float* acc, fl
 }
 
 int64_t TaskScratchFloats(const Item& item) {
-  const int64_t rows = int64_t{item.rows_per_task} * item.group;
-  return rows * item.dp + 2 * States::Floats(rows, item.dp) + internal::AttendScratchFloats(item.dp, rows);
+  const int64_t rows = int64_t{std::min(item.rows_per_task, item.args->rows)} * item.group;
+  const int64_t heads = item.heads_per_task;
+  return heads * (rows * item.dp + 2 * States::Floats(rows, item.dp)) +
+         internal::AttendScratchFloats(item.dp, heads * rows);
 }
 
 void RunTask(const KernelTable& kernels, const Item& item, const Task& task, float* split_states,
@@ -107,10 +113,12 @@ void RunTask(const KernelTable& kernels, const Item& item, const Task& task, flo
   const AttentionArgs& args = *item.args;
   const KvLayout& layout = args.layout;
   const int rows = task.row_end - task.row_begin, q_rows = rows * item.group, dp = item.dp;
-  float* q = scratch;
+  const int64_t state_floats = States::Floats(q_rows, dp);
+  float* const q = scratch;
   GatherQueries(kernels, item, task, q);
-  scratch += int64_t{q_rows} * dp;
-  const States part_states(scratch, q_rows, dp), total(scratch + States::Floats(q_rows, dp), q_rows, dp);
+  float* const part_states = q + int64_t{task.heads} * q_rows * dp;
+  float* const totals = part_states + task.heads * state_floats;
+  const auto total = [&](int head) { return States(totals + head * state_floats, q_rows, dp); };
 
   AttendPart part;
   part.q = q;
@@ -122,36 +130,44 @@ void RunTask(const KernelTable& kernels, const Item& item, const Task& task, flo
   part.head_dim = layout.head_dim;
   part.dp = dp;
   part.block_tokens = layout.block_tokens;
-  part.head_offset = int64_t{task.kv_head} * layout.block_tokens * layout.head_dim;
+  part.head_stride = int64_t{layout.block_tokens} * layout.head_dim;
+  part.head_offset = task.kv_head * part.head_stride;
+  part.heads = task.heads;
+  part.state_stride = state_floats;
   part.k_blocks = args.k_blocks;
   part.v_blocks = args.v_blocks;
-  part.scratch = scratch + 2 * States::Floats(q_rows, dp);
+  part.scratch = totals + task.heads * state_floats;
 
-  if (!item.split) {
-    std::fill(total.acc, total.acc + int64_t{q_rows} * dp, 0.0f);
-    std::fill(total.max, total.max + q_rows, -std::numeric_limits<float>::infinity());
-    std::fill(total.sum, total.sum + q_rows, 0.0f);
+  for (int head = 0; !item.split && head < task.heads; ++head) {
+    std::fill(total(head).acc, total(head).acc + int64_t{q_rows} * dp, 0.0f);
+    std::fill(total(head).max, total(head).max + q_rows, -std::numeric_limits<float>::infinity());
+    std::fill(total(head).sum, total(head).sum + q_rows, 0.0f);
   }
   for (int i = task.part_begin; i < task.part_end; ++i) {
     part.part_begin = i * kPartTokens;
     part.part_end = std::min(args.token_count, part.part_begin + kPartTokens);
-    States out = part_states;
+    float* out = part_states;
     if (item.split) {
       const int64_t index = int64_t{i} * layout.kv_heads + task.kv_head;
-      out = States(split_states + item.states_offset + index * States::Floats(q_rows, dp), q_rows, dp);
+      out = split_states + item.states_offset + index * state_floats;
     }
-    part.acc = out.acc, part.max = out.max, part.sum = out.sum;
+    const States first(out, q_rows, dp);
+    part.acc = first.acc, part.max = first.max, part.sum = first.sum;
     kernels.attend[static_cast<int>(layout.dtype)](part);
-    if (item.split) continue;
-    for (int qi = 0; qi < q_rows; ++qi) {
-      kernels.fold(out.acc + int64_t{qi} * dp, out.max[qi], out.sum[qi], total.acc + int64_t{qi} * dp,
-                   total.max + qi, total.sum + qi, dp);
+    for (int head = 0; !item.split && head < task.heads; ++head) {
+      const States one(out + head * state_floats, q_rows, dp), sum = total(head);
+      for (int qi = 0; qi < q_rows; ++qi) {
+        kernels.fold(one.acc + int64_t{qi} * dp, one.max[qi], one.sum[qi], sum.acc + int64_t{qi} * dp,
+                     sum.max + qi, sum.sum + qi, dp);
+      }
     }
   }
-  if (item.split) return;
-  for (int qi = 0; qi < q_rows; ++qi) {
-    Scatter(item, task.kv_head, task.row_begin + qi / item.group, qi % item.group,
-            total.acc + int64_t{qi} * dp, total.max[qi], total.sum[qi]);
+  for (int head = 0; !item.split && head < task.heads; ++head) {
+    const States sum = total(head);
+    for (int qi = 0; qi < q_rows; ++qi) {
+      Scatter(item, task.kv_head + head, task.row_begin + qi / item.group, qi % item.group,
+              sum.acc + int64_t{qi} * dp, sum.max[qi], sum.sum[qi]);
+    }
   }
 }
 
@@ -171,39 +187,63 @@ void FoldParts(const KernelTable& kernels, const Item& item, int kv_head, float*
   }
 }
 
+// Where a row's result does not depend on it: how many KV heads a task reads side by side. As many as the
+// kernel likes, while every thread gets four tasks.
+void ChooseHeads(const KernelTable& kernels, int threads, std::vector<Item>& items) {
+  for (int limit = 64; limit > 1; limit /= 2) {
+    int64_t tasks = 0;
+    for (Item& item : items) {
+      const KvLayout& layout = item.args->layout;
+      const int rows = std::min(item.rows_per_task, item.args->rows) * item.group;
+      const int most = rows > kRowsOfManyHeads ? 1 : kernels.attend_heads[static_cast<int>(layout.dtype)];
+      const int pieces = (layout.kv_heads + std::min(limit, most) - 1) / std::min(limit, most);
+      item.heads_per_task = (layout.kv_heads + pieces - 1) / pieces;
+      tasks += int64_t{item.split ? item.parts : 1} *
+               ((item.args->rows + item.rows_per_task - 1) / item.rows_per_task) * pieces;
+    }
+    if (tasks >= 4 * threads) return;
+  }
+  for (Item& item : items) item.heads_per_task = 1;
+}
+
 }  // namespace
 
 void PartialAttention(const CpuContext& context, absl::Span<const AttentionArgs> args) {
   const KernelTable& kernels = internal::KernelsFor(context.isa);
   std::vector<Item> items;
-  std::vector<Task> tasks;
-  std::vector<std::pair<int, int>> folds;  // (item, KV head)
-  int64_t split_floats = 0, scratch_floats = 0;
+  int64_t split_floats = 0;
   items.reserve(args.size());
   for (const AttentionArgs& one : args) {
     if (one.rows == 0) continue;
     Item item = Describe(one, kernels);
-    const int index = static_cast<int>(items.size());
     item.split = item.parts > 1 && one.rows <= item.rows_per_task;
     item.states_offset = split_floats;
     if (item.split) {
       split_floats +=
           States::Floats(int64_t{one.rows} * item.group, item.dp) * one.layout.kv_heads * item.parts;
     }
+    items.push_back(std::move(item));
+  }
+  ChooseHeads(kernels, internal::Threads(context), items);
+
+  std::vector<Task> tasks;
+  std::vector<std::pair<int, int>> folds;  // (item, KV head)
+  int64_t scratch_floats = 0;
+  for (const Item& item : items) {
+    const int index = static_cast<int>(&item - items.data()), rows = item.args->rows;
+    const int kv_heads = item.args->layout.kv_heads;
     // By part first: a machine's threads then walk the span together, heads of a block side by side.
     for (int part = 0; part < (item.split ? item.parts : 1); ++part) {
-      for (int row = 0; row < one.rows; row += item.rows_per_task) {
-        const int row_end = std::min(one.rows, row + item.rows_per_task);
-        for (int head = 0; head < one.layout.kv_heads; ++head) {
-          tasks.push_back({index, head, row, row_end, part, item.split ? part + 1 : item.parts});
+      for (int row = 0; row < rows; row += item.rows_per_task) {
+        const int row_end = std::min(rows, row + item.rows_per_task);
+        for (int head = 0; head < kv_heads; head += item.heads_per_task) {
+          tasks.push_back({index, head, std::min(item.heads_per_task, kv_heads - head), row, row_end, part,
+                           item.split ? part + 1 : item.parts});
         }
       }
     }
-    if (item.split) {
-      for (int head = 0; head < one.layout.kv_heads; ++head) folds.emplace_back(index, head);
-    }
+    for (int head = 0; item.split && head < kv_heads; ++head) folds.emplace_back(index, head);
     scratch_floats = std::max(scratch_floats, TaskScratchFloats(item));
-    items.push_back(std::move(item));
   }
   const internal::FloatBuffer split_states = internal::MakeFloats(split_floats);
   internal::ParallelForWithScratch(

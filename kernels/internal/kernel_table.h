@@ -55,11 +55,12 @@ inline constexpr int64_t kPairsBlock = 2048;
 // A line behind each row, so that rows do not fall into the same cache sets.
 constexpr int64_t PairsStride(int64_t length) { return (length + 31) / 32 * 32 + 32; }
 
-// Queries of one KV head over one part of a span. Query rows are stacked: qi = row * group + head in group.
-// q and acc hold their elements in the order of KernelTable::attend_half.
+// Queries of one KV head, or of several side by side, over one part of a span. Query rows of one KV head are
+// stacked: qi = row * group + head in group. q and acc hold their elements in the order of
+// KernelTable::attend_half.
 struct AttendPart {
-  const float* q =
-      nullptr;  // [rows * group, dp], zeros behind head_dim; for bf16 KV rounded to bf16; 64-byte aligned
+  const float* q = nullptr;  // [heads, rows * group, dp], zeros behind head_dim; for bf16 KV rounded to bf16;
+                             // 64-byte aligned
   float scale = 1;
   const int* begin = nullptr;  // [rows]: row r sees the keys [begin[r], end[r]) of the span, clipped to
                                // [part_begin, part_end)
@@ -67,21 +68,24 @@ struct AttendPart {
   int rows = 0, group = 0;
   int head_dim = 0, dp = 0;  // dp: head_dim rounded up to 32
   int block_tokens = 0;
-  int64_t head_offset = 0;  // elements from the start of a block to this KV head
+  int64_t head_offset = 0;  // elements from the start of a block to the first KV head
+  int heads = 1;            // KV heads; more than one only where KernelTable::attend_heads allows
+  int64_t head_stride = 0,
+          state_stride = 0;  // from one of them to the next: elements of KV; floats of acc, max, sum
   const void* const* k_blocks = nullptr;
   const void* const* v_blocks = nullptr;
   int part_begin = 0, part_end = 0;
   float* acc = nullptr;  // [rows * group, dp]; the state of this part alone
   float* max = nullptr;
   float* sum = nullptr;
-  float* scratch = nullptr;  // AttendScratchFloats(dp, rows * group) floats, 64-byte aligned
+  float* scratch = nullptr;  // AttendScratchFloats(dp, heads * rows * group) floats, 64-byte aligned
 };
 
 inline constexpr int kTileTokens = 64;  // keys whose scores are exponentiated at once
 inline constexpr int kScoreRows =
     12;  // query rows that meet a tile at once; a multiple of every register tile's rows
 constexpr int64_t AttendScratchFloats(int dp, int64_t q_rows) {
-  return kScoreRows * kTileTokens + int64_t{2} * kTileTokens * dp + q_rows * (dp / 2 + 16);
+  return kScoreRows * kTileTokens + int64_t{2} * kTileTokens * dp + q_rows * (dp / 2 + 16 + kTileTokens / 2);
 }
 
 struct KernelTable {
@@ -107,6 +111,8 @@ struct KernelTable {
   int matmul_rows_tile = 0;  // rows of the register tile
 
   void (*attend[kDTypes])(const AttendPart& part) = {};
+  int attend_heads[kDTypes] = {1, 1,
+                               1};  // KV heads of a part, at most: where they are read in the order of memory
   // Of each 2 * attend_half elements of a head q and acc hold the even ones, then the odd ones; 0: as they
   // are.
   int attend_half[kDTypes] = {};

@@ -10,6 +10,7 @@ const KernelTable& Avx512Bf16Kernels() {
     own.matmul_pairs = isa_avx512_bf16::MatmulPairs;
     own.pack_pairs = isa_avx512_bf16::PackPairs;
     own.attend[2] = isa_avx512_bf16::Attend;
+    own.attend_heads[2] = 8;  // 32 KiB of keys one behind the other, with 32 keys of 64 elements in a block
     own.attend_half[2] = 0;
     return own;
   }();
