@@ -168,7 +168,12 @@ TEST_P(GpuMachineTest, RunsOnWeightsThatAreMadeUp) {
 
 TEST_P(GpuMachineTest, WithoutRoomTheErrorSaysWhatWasAsked) {
   LoadModel("tiny");
-  WorkerSettings settings = Settings({4000000});
+  const auto use = QueryGpuMemory(device_);
+  ASSERT_TRUE(use.ok()) << use.status();
+  const KvLayout layout{
+      .kv_heads = model_->config().kv_heads, .head_dim = model_->config().head_dim, .block_tokens = kBlock};
+  const uint64_t block_bytes = KvBytes::BlockBytes(layout, model_->config().layers);
+  const WorkerSettings settings = Settings({static_cast<uint32_t>(2 * use->total_bytes / block_bytes)});
   auto run = RunOnCluster(settings, *model_, *tokenizer_, {});
   EXPECT_EQ(run.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_NE(run.status().message().find("--kv-tokens"), std::string::npos) << run.status();
@@ -188,7 +193,8 @@ TEST_P(GpuMachineTest, TheKvBudgetIsWhatWeightsAndAStepLeave) {
   options.utilization = 0.001;
   const auto none = SetUpGpu(*model_, options);
   if (setup.ok()) {
-    WorkerSettings settings = Settings({setup->kv_blocks()});
+    EXPECT_TRUE(setup->MakeFactory()(model_.get(), setup->layout, setup->kv_blocks()).ok());
+    WorkerSettings settings = Settings({std::min(setup->kv_blocks(), 50u)});
     settings.compute = setup->MakeFactory();
     ExpectGoldens(settings, {1}, 2, 0.001);
   }
@@ -203,6 +209,22 @@ TEST_P(GpuMachineTest, TheKvBudgetIsWhatWeightsAndAStepLeave) {
   EXPECT_LT(setup->model->bytes() + setup->kv_bytes, 0.7 * static_cast<double>(use->free_bytes));
   EXPECT_GT(setup->kv_bytes, 0.2 * static_cast<double>(use->free_bytes));
 }
+
+#ifdef LOMBARD_EMULATED_GPU
+TEST_P(GpuMachineTest, WhenTheDeviceFailsTheJobEndsAndSaysWhy) {
+  LoadModel("tiny");
+  WorkerSettings settings = Settings({8});
+  settings.compute = [this](const Model*, const KvLayout& layout, uint32_t blocks) {
+    auto compute = MakeGpuCompute(gpu_model_, {}, layout, blocks);
+    emulation::SetMemoryBytes(1);  // nothing is left for the first step's scratch
+    return compute;
+  };
+  const auto run = RunOnCluster(settings, *model_, *tokenizer_, {{.prompt = {1, 2}, .sampling = Greedy(2)}});
+  emulation::SetMemoryBytes(uint64_t{1} << 30);
+  EXPECT_EQ(run.status().code(), absl::StatusCode::kResourceExhausted) << run.status();
+  EXPECT_NE(run.status().message().find("a step of 2 rows"), std::string::npos) << run.status();
+}
+#endif
 
 // One seed, since it takes seconds; kernels have tests of their own with several.
 INSTANTIATE_TEST_SUITE_P(Seed, GpuMachineTest, testing::Values(1));
