@@ -14,6 +14,8 @@ GpuError GpuPartialAttention(GpuStreamRef stream, const GpuAttentionArgs& args) 
   CHECK(layout.block_tokens > 0) << layout.block_tokens;
   CHECK(args.q_stride % 8 == 0) << args.q_stride;
   CHECK(args.scale > 0) << args.scale;
+  for (const void* pointer : {args.q, args.k, args.v, static_cast<const void*>(args.acc)})
+    CHECK_EQ(reinterpret_cast<uintptr_t>(pointer) % 16, 0u);
   const auto run = [&](AttentionKernel kernel, auto launch) {
     return args.tables.work_count[static_cast<int>(kernel)] == 0 ? GpuError() : launch(stream, args);
   };

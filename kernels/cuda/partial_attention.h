@@ -24,7 +24,7 @@ struct GpuAttentionTables {
 
 // REQUIRES: the keys between the first and the last that rows of one piece of work see are stored; others,
 // and unused slots, are never read into a result, nor are blocks with none of the former ones. Pointers are
-// device memory, 16-byte aligned.
+// device memory; q, k, v and acc 16-byte aligned.
 struct GpuAttentionArgs {
   GpuAttentionTables tables;
   const void* q = nullptr;  // [rows of the step, q_heads, head_dim] of layout.dtype, after RoPE
@@ -33,8 +33,8 @@ struct GpuAttentionArgs {
   const void* v = nullptr;
   KvLayout layout;  // any dtype; head_dim a multiple of 8, at most kAttentionHeadDimMax
   int q_heads = 0;
-  int window = 0;  // 0: none
-  float scale = 1;
+  int window = 0;   // 0: none
+  float scale = 1;  // > 0
   // States by state row. A row that sees no key of its part: 0, -inf, 0.
   float* acc = nullptr;  // [state rows, q_heads, head_dim]
   float* max = nullptr;  // [state rows, q_heads]
