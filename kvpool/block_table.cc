@@ -197,6 +197,36 @@ void BlockTable::AddLoan(LoanId loan, uint64_t epoch, InstanceId creditor, uint3
   loans_.push_back({.id = loan, .epoch = epoch, .creditor = creditor, .slots = slots});
 }
 
+bool BlockTable::MakeMissing(uint32_t block) {
+  CHECK(open_ == 0 && block >= first_block_);
+  for (; end_block() <= block; ++missing_) places_.emplace_back();
+  return At(block).state == State::kMissing;
+}
+
+uint32_t BlockTable::AddAdopted(LoanId id, uint64_t epoch, InstanceId creditor,
+                                const std::vector<uint32_t>& blocks) {
+  const auto slots = static_cast<uint32_t>(blocks.size());
+  TableLoan& loan = loans_.emplace_back(
+      TableLoan{.id = id, .epoch = epoch, .creditor = creditor, .slots = slots, .taken = slots});
+  for (uint32_t slot = 0; slot < slots; ++slot) {
+    if (!MakeMissing(blocks[slot])) continue;
+    BlockPlace& at = At(blocks[slot]);
+    at.loan = id, at.slot = slot;
+    Become(at, State::kLent);
+    ++loan.blocks;
+  }
+  LeapOverStored();
+  return loan.blocks;
+}
+
+bool BlockTable::AddAdoptedLocal(uint32_t block, BlockId id) {
+  if (!MakeMissing(block)) return false;
+  At(block).block = id;
+  Become(At(block), State::kFull);
+  LeapOverStored();
+  return true;
+}
+
 std::vector<BlockTable::Transit> BlockTable::NextDepartures(uint32_t count, uint32_t new_tokens) const {
   std::vector<Transit> departures;
   const uint32_t opened = computed_ / block_tokens_, filled = (computed_ + new_tokens) / block_tokens_;

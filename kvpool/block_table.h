@@ -112,6 +112,12 @@ class BlockTable {
   void AddSpare(const std::vector<BlockId>& ids) { spare_.insert(spare_.end(), ids.begin(), ids.end()); }
   void AddLoan(LoanId loan, uint64_t epoch, InstanceId creditor, uint32_t slots);
 
+  // Blocks that were stored for this sequence before: slot i of the loan holds blocks[i], which increase; or
+  // a full local one. What lies before them and is nowhere is missing. Returns how many of them were missing
+  // until now; the other slots stay unused. REQUIRES: no tokens are being computed.
+  uint32_t AddAdopted(LoanId loan, uint64_t epoch, InstanceId creditor, const std::vector<uint32_t>& blocks);
+  bool AddAdoptedLocal(uint32_t block, BlockId id);  // false: it is not missing
+
   // A block on its way to or from a slot.
   struct Transit {
     uint32_t block = 0;  // of the sequence
@@ -156,6 +162,7 @@ class BlockTable {
   uint32_t* CountOf(State state);
   void Become(BlockPlace& place, State state);  // keeps the counts
   void LeapOverStored();
+  bool MakeMissing(uint32_t block);  // false: it is somewhere
 
   uint32_t block_tokens_;
   uint32_t first_block_ = 0, computed_ = 0;

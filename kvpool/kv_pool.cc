@@ -18,7 +18,9 @@ absl::StatusOr<std::vector<BlockId>> KvPool::Allocate(uint32_t count) {
     return absl::ResourceExhaustedError(absl::StrCat("asked for ", count, " KV blocks, ", free_count(),
                                                      " of ", references_.size(), " are free"));
   }
-  if (count > free_.size()) cache_->Evict(count - static_cast<uint32_t>(free_.size()));
+  for (BlockCache* cache : {held_over_, cache_}) {
+    if (count > free_.size() && cache != nullptr) cache->Evict(count - static_cast<uint32_t>(free_.size()));
+  }
   CHECK_LE(count, free_.size()) << "the cache keeps blocks that it offered";
   std::vector<BlockId> ids(free_.rbegin(), free_.rbegin() + count);
   free_.resize(free_.size() - count);

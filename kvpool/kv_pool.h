@@ -32,8 +32,10 @@ class KvPool {
   // `on_free` is called for each block that becomes free (tests fill its bytes with NaN there); may be empty.
   explicit KvPool(uint32_t block_count, std::function<void(BlockId)> on_free = {});
 
-  // At most one; it must end, or be taken away, before the pool does. Null: none.
+  // At most one of each kind; it must end, or be taken away, before the pool does. Null: none. What is held
+  // over for others goes before what the cache keeps.
   void set_cache(BlockCache* cache) { cache_ = cache; }
+  void set_held_over(BlockCache* held_over) { held_over_ = held_over; }
 
   // kResourceExhausted (with both numbers) leaves the pool as it was. Lowest ids are handed out first after a
   // fresh start.
@@ -43,9 +45,12 @@ class KvPool {
   void ReleaseAll(absl::Span<const BlockId> ids);
 
   uint32_t total_count() const { return static_cast<uint32_t>(references_.size()); }
-  // What Allocate can give, blocks of the cache included.
+  // What Allocate can give, blocks of the caches included.
   uint32_t free_count() const {
-    return static_cast<uint32_t>(free_.size()) + (cache_ == nullptr ? 0 : cache_->unread_blocks());
+    uint32_t count = static_cast<uint32_t>(free_.size());
+    for (const BlockCache* cache : {held_over_, cache_})
+      count += cache == nullptr ? 0 : cache->unread_blocks();
+    return count;
   }
   uint32_t used_count() const { return total_count() - free_count(); }
   uint32_t used_max() const { return used_max_; }
@@ -58,7 +63,7 @@ class KvPool {
   std::vector<uint32_t> references_;
   std::vector<BlockId> free_;  // a stack: the block freed last is taken first, while its bytes are warm
   uint32_t used_max_ = 0;
-  BlockCache* cache_ = nullptr;
+  BlockCache *cache_ = nullptr, *held_over_ = nullptr;
   std::function<void(BlockId)> on_free_;
 };
 

@@ -355,6 +355,30 @@ class Model {
   uint32_t next_id_ = 0, loan_ = 0;
 };
 
+TEST(BlockTable, AdoptedBlocksStandWhereTheyBelongAndTheRestIsMissing) {
+  BlockTable table(4);
+  EXPECT_TRUE(table.AddAdoptedLocal(0, BlockId{7}));
+  EXPECT_EQ(table.AddAdopted(LoanId{1}, 5, InstanceId{2}, {0, 2, 3}), 2) << "block 0 is here already";
+  EXPECT_FALSE(table.AddAdoptedLocal(2, BlockId{8}));
+  EXPECT_EQ(table.AddAdopted(LoanId{2}, 5, InstanceId{3}, {5}), 1);
+  ASSERT_TRUE(table.CheckInvariants().ok()) << table.CheckInvariants();
+  EXPECT_EQ(table.computed(), 4);
+  EXPECT_EQ(table.gap_end(), 8);
+  EXPECT_EQ(table.missing_blocks(), 2);
+  EXPECT_EQ(table.place(3).slot, 2);
+  EXPECT_EQ(table.free_lent_slots(), 0);
+  table.AddSpare({BlockId{9}, BlockId{10}});
+  table.Open(4);
+  table.Store(4);
+  EXPECT_EQ(table.computed(), 16) << "leaps over what is lent";
+  table.Open(4);
+  table.Store(4);
+  EXPECT_EQ(table.computed(), 24);
+  EXPECT_EQ(table.LoseLoan(LoanId{1}), 2);
+  EXPECT_EQ(table.computed(), 8);
+  ASSERT_TRUE(table.CheckInvariants().ok()) << table.CheckInvariants();
+}
+
 TEST(BlockTable, AgreesWithAPlainAccountUnderRandomUseAndLoss) {
   for (uint32_t seed = 0; seed < 300; ++seed) {
     BlockTable table(4);
