@@ -20,6 +20,7 @@ constexpr const char* kQwenWindow = R"("use_sliding_window": false, "max_window_
 constexpr ModelPreset kPresets[] = {
     // name            architecture, model_type           hidden layers   q  kv  dim  inner   vocab  positions   eps     theta   tied  dtype        bos     eos
     {"tiny",           kLlama[0],   kLlama[1],             64,    2,      8,  2,  16,   128,    320,   4096,   1e-5,   10000,  true,  DType::kF32,   318,    319, ""},
+    {"smollm2-135m",   kLlama[0],   kLlama[1],            576,   30,      9,  3,  64,  1536,  49152,   8192,   1e-5,  100000,  true,  kBF16,           0,      0, ""},
     {"qwen2.5-0.5b",   kQwen2[0],   kQwen2[1],            896,   24,     14,  2,  64,  4864, 151936,  32768,   1e-6, 1000000,  true,  kBF16,          -1, 151643, kQwenWindow},
     {"qwen3-0.6b",     kQwen3[0],   kQwen3[1],           1024,   28,     16,  8, 128,  3072, 151936,  40960,   1e-6, 1000000,  true,  kBF16,          -1, 151645, ""},
     {"llama-3.2-1b",   kLlama[0],   kLlama[1],           2048,   16,     32,  8,  64,  8192, 128256, 131072,   1e-5,  500000,  true,  kBF16,      128000, 128001, kLlama32Rope},

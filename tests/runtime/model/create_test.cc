@@ -64,9 +64,10 @@ TEST(CreateModel, PresetsHaveThePublicSizes) {
     int64_t parameters, kv_bytes;
   } published[] = {
       {"qwen2.5-0.5b", 494'032'768, 12288},    {"qwen3-0.6b", 596'049'920, 114688},
-      {"llama-3.2-1b", 1'235'814'400, 32768},  {"mistral-7b", 7'241'732'096, 131072},
-      {"llama-3-8b", 8'030'261'248, 131072},   {"llama-2-7b", 6'738'415'616, 524288},
-      {"llama-2-13b", 13'015'864'320, 819200}, {"llama-2-70b", 68'976'648'192, 327680},
+      {"smollm2-135m", 134'515'008, 23040},    {"llama-3.2-1b", 1'235'814'400, 32768},
+      {"mistral-7b", 7'241'732'096, 131072},   {"llama-3-8b", 8'030'261'248, 131072},
+      {"llama-2-7b", 6'738'415'616, 524288},   {"llama-2-13b", 13'015'864'320, 819200},
+      {"llama-2-70b", 68'976'648'192, 327680},
   };
   for (const auto& [published_name, parameters, kv_bytes] : published) {
     const std::string name = published_name;
@@ -80,7 +81,7 @@ TEST(CreateModel, PresetsHaveThePublicSizes) {
     EXPECT_EQ(count, parameters) << name;
     EXPECT_EQ(config->KvBytesPerToken(DType::kBF16), kv_bytes) << name;
   }
-  EXPECT_EQ(PresetNames().size(), 9u);
+  EXPECT_EQ(PresetNames().size(), 10u);
 }
 
 // The tokenizer files are JSON, and ids are distinct, within the vocabulary, and all 256 bytes have one.
