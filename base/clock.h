@@ -1,6 +1,8 @@
 // Time as an argument. State machines take `absl::Time now`; only threads and main functions own a Clock.
 #pragma once
 
+#include <ctime>
+
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 
@@ -22,5 +24,12 @@ class MonotonicClock final : public Clock {
     return absl::UnixEpoch() + absl::Seconds(t.tv_sec) + absl::Nanoseconds(t.tv_nsec);
   }
 };
+
+// What the calling thread has computed, wherever and whenever the machine let it run.
+inline double ThreadCpuSeconds() {
+  timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
 
 }  // namespace lombard

@@ -22,6 +22,10 @@ enum class PlantedBug : uint8_t {
   kFreeWhileRead,    // blocks of an ended loan return to the pool while service reads them
   kFreeOnRecall,     // a recalled loan ends without waiting for its debtor
   kKeepLoansOfLost,  // a lost debtor's loans stay
+  kIgnoreGuard,      // service attends without credit
+  kAdoptByPlace,     // held-over blocks are adopted by their place alone, whatever they hold
+  kAdoptTwice,       // what was adopted is still held over
+  kAdoptUnheard,     // a loan is ended because the new home says that its debtor is lost
   // Membership and front door.
   kIgnoreFence,       // a fenced process goes on
   kTokensOfAnyone,    // tokens are taken from any process
@@ -30,6 +34,6 @@ enum class PlantedBug : uint8_t {
   // Prefixes read by other ranks.
   kEvictWhatOthersRead,  // one that is lent counts as read by nobody
 };
-constexpr int kPlantedBugs = 18;  // kNone included
+constexpr int kPlantedBugs = 22;  // kNone included
 
 }  // namespace lombard

@@ -124,8 +124,17 @@ absl::Status RemoteClient::Post(uint64_t step, int layer, int window, absl::Span
 
 absl::Status RemoteClient::Wait() {
   std::unique_lock lock(mutex_);
-  const bool done = changed_.wait_for(lock, absl::ToChronoMilliseconds(options_.reply_deadline),
-                                      [this] { return parts_missing_ == 0 || !failure_.ok(); });
+  const auto over = [this] { return parts_missing_ == 0 || !failure_.ok(); };
+  bool done = over();
+  if (!done && options_.on_wait) options_.on_wait(true);
+  const bool waited = !done;
+  for (size_t missing = parts_missing_ + 1; !done && parts_missing_ < missing;) {
+    missing = parts_missing_;
+    done = changed_.wait_for(lock, absl::ToChronoMilliseconds(options_.reply_deadline), [&] {
+      return over() || parts_missing_ < missing;
+    }) && over();
+  }
+  if (waited && options_.on_wait) options_.on_wait(false);
   absl::Status status = failure_;
   if (!done) {
     for (const Part& part : parts_) {
@@ -332,6 +341,15 @@ void RemoteClient::OnPeerDown(int peer, const absl::Status& why) {
   const absl::Status down = absl::UnavailableError(
       absl::StrCat("rank ", peer, " is gone: ", why.ok() ? "it left the job" : why.message()));
   down_[peer] = down;
+  FailPeerLocked(peer, down);
+}
+
+void RemoteClient::OnPeerLost(int peer, const absl::Status& why) {
+  std::lock_guard lock(mutex_);
+  FailPeerLocked(peer, why);
+}
+
+void RemoteClient::FailPeerLocked(int peer, const absl::Status& down) {
   const bool awaited = std::any_of(parts_.begin(), parts_.end(),
                                    [&](const Part& part) { return part.creditor == peer && !part.arrived; });
   if (awaited) NoteLocked(peer, {}, down);

@@ -6,7 +6,8 @@
 //   RETURN_IF_ERROR(client.Wait());    // every item's state is filled, or the exchange failed as a whole
 //
 // Threads: Post, Wait, SendKv, FetchKv, transfer, TakeFailures belong to the step thread; OnMessage,
-// OnPeerDown and OnPeerUp to the progress thread. Every wait is bounded by Options::reply_deadline.
+// OnPeerDown and OnPeerUp to the progress thread. Every wait is bounded by Options::reply_deadline; that of
+// an exchange begins anew with every state, since a creditor may hold queries back (service_budget.h).
 #pragma once
 
 #include <chrono>
@@ -49,6 +50,8 @@ class RemoteClient {
     Incarnation incarnation{};
     absl::Duration reply_deadline = absl::Seconds(60);
     bool compact_states = false;  // acc / sum in the KV dtype on the wire
+    // Called by Wait when it has to wait, and when it goes on; may be empty.
+    std::function<void(bool waits)> on_wait;
     std::function<void()>
         on_transfer;  // called from the progress thread when a transfer made progress; may be empty
   };
@@ -77,6 +80,8 @@ class RemoteClient {
   void OnMessage(int from, Message message);  // those that are not ForService (distattn/wire.h)
   void OnPeerDown(int peer, const absl::Status& why);
   void OnPeerUp(int peer);  // a new process in its place
+  // The peer was declared lost, but its connection stands: what is under way with it fails.
+  void OnPeerLost(int peer, const absl::Status& why);
   // Any thread: ends the wait under way, and refuses every later Post, with `why`.
   void Abort(const absl::Status& why);
 
@@ -97,6 +102,7 @@ class RemoteClient {
     std::chrono::steady_clock::time_point deadline;  // of the last part
   };
   absl::Status UnpackLocked(const Message& message, const Part& part) const;
+  void FailPeerLocked(int peer, const absl::Status& why);
   bool OpenLocked(const KvSlots& slots);  // false: it has failed already
   KvHeader HeaderOf(const KvSlots& slots, int layer) const;
   void SendPart(const KvSlots& slots, Message message);

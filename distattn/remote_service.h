@@ -4,7 +4,8 @@
 // The progress thread hands messages to Enqueue; the service thread runs Serve. It works on immutable
 // snapshots of the ledger, so it never waits for this worker's own step, and two workers may serve each other
 // within the same step. A message is a bounded slice of work (the debtor cuts large ones); slices are served
-// in the order they came.
+// in the order they came. While own requests are computed, queries are attended on credit (service_budget.h);
+// the step thread tells what it does. KV passes queries that have to wait.
 #pragma once
 
 #include <condition_variable>
@@ -18,6 +19,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/ids.h"
+#include "distattn/service_budget.h"
 #include "distattn/span_attention.h"
 #include "distattn/wire.h"
 #include "fabric/transport.h"
@@ -38,6 +40,7 @@ class RemoteService {
     Incarnation incarnation{};
     int q_heads = 0;
     Isa isa = Isa::kBase;  // of compact states' conversion
+    double guard = 1;      // share of the own steps' time that service may take
   };
   // `storage`, `attention` (used by the service thread alone) and `transport` are not owned and outlive this.
   RemoteService(const Options& options, const KvBytes* storage, SpanAttention* attention,
@@ -46,6 +49,13 @@ class RemoteService {
   void Enqueue(int from, Message message);  // those that are ForService (distattn/wire.h)
   void Serve();                             // until Stop
   void Stop();
+
+  // Step thread: see ServiceBudget.
+  void OwnBegins();
+  void OwnWaits(bool waits);
+  void OwnEnds(double cpu_seconds);  // of the step thread
+  void OwnIdle();
+  ServiceTotals totals() const;
 
   struct Counters {
     uint64_t steps = 0;    // distinct (debtor, step) pairs for which something was attended
@@ -57,6 +67,8 @@ class RemoteService {
   Counters counters() const;
 
  private:
+  using Queue = std::deque<std::pair<int, Message>>;
+  Queue::iterator NextLocked();  // what may be served now; the end: nothing
   // The answer to a query; the error says why it is refused, `refused_item` for whose loan.
   absl::StatusOr<Message> Attend(int from, const Message& query, uint32_t* refused_item);
   Message MoveKv(int from, const Message& message);  // to a KvWrite or KvRead
@@ -73,7 +85,8 @@ class RemoteService {
 
   mutable std::mutex mutex_;
   std::condition_variable arrived_;
-  std::deque<std::pair<int, Message>> queue_;
+  Queue queue_;
+  ServiceBudget budget_;
   bool stop_ = false;
   Counters counters_;
   std::map<int, uint64_t> last_step_;  // by debtor

@@ -1,6 +1,7 @@
 #include "rmanager/borrowed_ledger.h"
 
 #include <algorithm>
+#include <functional>
 
 #include "base/check.h"
 #include "base/status.h"
@@ -63,6 +64,25 @@ uint64_t BorrowedLedger::Start(Borrowing borrowing, const ClusterFacts& facts, a
   return ticket;
 }
 
+uint64_t BorrowedLedger::Adopt(RequestId request, InstanceId creditor, const LostHome& lost,
+                               std::vector<uint64_t> names, absl::Time now) {
+  CHECK(!names.empty()) << request;
+  const uint64_t ticket = next_ticket_++;
+  const auto blocks = static_cast<uint32_t>(names.size());
+  Borrowing borrowing{.request = request,
+                      .blocks = blocks,
+                      .purpose = Purpose::kAdopt,
+                      .parts = {{creditor, blocks, PartState::kAsked, {}}},
+                      .deadline = now + options_.reply_deadline,
+                      .next_retry = now + options_.retry,
+                      .lost = lost,
+                      .names = std::move(names),
+                      .adopted = {}};
+  Ask(ticket, borrowing, borrowing.parts[0]);
+  borrowings_.emplace(ticket, std::move(borrowing));
+  return ticket;
+}
+
 // Most room first, so that few creditors are involved; for growth those that hold a part of the request
 // already come first. Empty when the view has too little room.
 std::vector<BorrowedLedger::Part> BorrowedLedger::ChooseCreditors(const Borrowing& borrowing,
@@ -86,7 +106,8 @@ std::vector<BorrowedLedger::Part> BorrowedLedger::ChooseCreditors(const Borrowin
   std::vector<Candidate> candidates;
   for (uint32_t i = 0; i < facts.instances.size(); ++i) {
     const InstanceId id{i};
-    if (id != options_.self) candidates.push_back({holders.contains(id), Room(id, facts), id});
+    if (id == options_.self) continue;
+    candidates.push_back({holders.contains(id), Room(id, borrowing.request, borrowing.purpose, facts), id});
   }
   std::sort(candidates.begin(), candidates.end(), [](const Candidate& a, const Candidate& b) {
     return std::tuple(!a.holds_request, ~a.room, a.id) < std::tuple(!b.holds_request, ~b.room, b.id);
@@ -104,8 +125,9 @@ std::vector<BorrowedLedger::Part> BorrowedLedger::ChooseCreditors(const Borrowin
 }
 
 // What the creditor would lend by our view, less what we have asked it for already.
-uint32_t BorrowedLedger::Room(InstanceId creditor, const ClusterFacts& facts) const {
-  uint32_t room = facts.instances[Value(creditor)].lendable;
+uint32_t BorrowedLedger::Room(InstanceId creditor, RequestId request, Purpose purpose,
+                              const ClusterFacts& facts) const {
+  uint32_t room = facts.instances[Value(creditor)].LendableTo(request, purpose == Purpose::kGrowth);
   for (const auto& [ticket, borrowing] : borrowings_) {
     for (const Part& part : borrowing.parts) {
       if (part.creditor == creditor && part.state == PartState::kAsked) room -= std::min(room, part.blocks);
@@ -114,10 +136,11 @@ uint32_t BorrowedLedger::Room(InstanceId creditor, const ClusterFacts& facts) co
   return room;
 }
 
-uint32_t BorrowedLedger::RoomOfOthers(const ClusterFacts& facts) const {
+uint32_t BorrowedLedger::RoomOfOthers(const Borrowing& borrowing, const ClusterFacts& facts) const {
   uint32_t room = 0;
   for (uint32_t i = 0; i < facts.instances.size(); ++i) {
-    if (InstanceId{i} != options_.self) room += Room(InstanceId{i}, facts);
+    if (InstanceId{i} != options_.self)
+      room += Room(InstanceId{i}, borrowing.request, borrowing.purpose, facts);
   }
   return room;
 }
@@ -129,11 +152,42 @@ void BorrowedLedger::Ask(uint64_t ticket, const Borrowing& borrowing, const Part
   ask.set_blocks(part.blocks);
   ask.set_purpose(ToWire(borrowing.purpose));
   if (borrowing.purpose == Purpose::kPrefix) *ask.mutable_prefix() = borrowing.prefix;
+  if (borrowing.purpose != Purpose::kAdopt) return;
+  ask.mutable_adopt()->set_instance(Value(borrowing.lost.instance));
+  ask.mutable_adopt()->set_incarnation(Value(borrowing.lost.incarnation));
+  ask.mutable_adopt()->mutable_names()->Assign(borrowing.names.begin(), borrowing.names.end());
 }
 
 void BorrowedLedger::Activate(const Part& part) {
   ToWire(part.loan,
          outbox_->Add(static_cast<int>(Value(part.creditor))).mutable_activate_loan()->mutable_loan());
+}
+
+void BorrowedLedger::TellStored(LoanId id, uint32_t first_slot, absl::Span<const SlotContent> contents) {
+  const auto it = loans_.find(id);
+  if (it == loans_.end()) return;
+  messages::SpanStored& stored =
+      *outbox_->Add(static_cast<int>(Value(it->second.creditor))).mutable_span_stored();
+  ToWire(it->second, stored.mutable_loan());
+  stored.set_first_slot(first_slot);
+  for (const SlotContent& content : contents) {
+    stored.add_blocks(content.block);
+    stored.add_names(content.name);
+  }
+}
+
+// Whether it grants what was asked for: all of the blocks, or some of those to be adopted.
+bool BorrowedLedger::Fits(const messages::TryMoveKvReply& reply, Borrowing& borrowing, Part& part) const {
+  if (borrowing.purpose != Purpose::kAdopt) return reply.blocks() == part.blocks;
+  const auto& adopted = reply.adopted();
+  const bool sound =
+      reply.blocks() > 0 && reply.blocks() == static_cast<uint32_t>(adopted.size()) &&
+      std::adjacent_find(adopted.begin(), adopted.end(), std::greater_equal<>()) == adopted.end() &&
+      adopted[adopted.size() - 1] < borrowing.names.size();
+  if (!sound) return false;
+  borrowing.blocks = part.blocks = reply.blocks();
+  borrowing.adopted.assign(adopted.begin(), adopted.end());
+  return true;
 }
 
 void BorrowedLedger::OnReply(InstanceId from, const messages::TryMoveKvReply& reply,
@@ -143,7 +197,7 @@ void BorrowedLedger::OnReply(InstanceId from, const messages::TryMoveKvReply& re
   if (const auto it = borrowings_.find(reply.ticket()); it != borrowings_.end()) {
     for (Part& part : it->second.parts) {
       if (part.creditor != from || part.state != PartState::kAsked) continue;
-      if (new_loan && reply.blocks() == part.blocks) {
+      if (new_loan && Fits(reply, it->second, part)) {
         part.loan = {.id = id,
                      .epoch = reply.loan().epoch(),
                      .creditor = from,
@@ -195,14 +249,16 @@ void BorrowedLedger::Advance(Borrowings::iterator it, absl::Time now) {
                   .request = borrowing.request,
                   .purpose = borrowing.purpose,
                   .blocks = borrowing.blocks,
-                  .granted = true};
+                  .granted = true,
+                  .loans = {},
+                  .adopted = borrowing.adopted};
     for (const Part& part : borrowing.parts) {
       result.loans.push_back(part.loan);
       loans_.emplace(part.loan.id, part.loan);
       borrowed_ += Counted(part.loan);
     }
     borrowed_max_ = std::max(borrowed_max_, borrowed_);
-    attempts_.erase(borrowing.request);
+    if (borrowing.purpose != Purpose::kAdopt) attempts_.erase(borrowing.request);
     borrowings_.erase(it);
     results_.push_back(std::move(result));
   }
@@ -250,9 +306,10 @@ BorrowedLedger::Borrowings::iterator BorrowedLedger::Fail(Borrowings::iterator i
 // claim, for which all others stand back.
 void BorrowedLedger::Refuse(uint64_t ticket, const Borrowing& borrowing, const ClusterFacts& facts,
                             absl::Time now) {
-  ++refusals_;
+  const bool adopts = borrowing.purpose == Purpose::kAdopt;  // it finds something or not; nobody collides
+  refusals_ += !adopts;
   uint32_t attempt = 0;
-  if (!borrowing.parts.empty()) {
+  if (!borrowing.parts.empty() && !adopts) {
     if (attempts_.size() >= kAttemptsRemembered) attempts_.erase(attempts_.begin());  // likely ended
     attempt = attempts_[borrowing.request]++;
   }
@@ -263,7 +320,7 @@ void BorrowedLedger::Refuse(uint64_t ticket, const Borrowing& borrowing, const C
        .purpose = borrowing.purpose,
        .blocks = borrowing.blocks,
        .granted = false,
-       .cluster_free = RoomOfOthers(facts),
+       .cluster_free = RoomOfOthers(borrowing, facts),
        .retry_after = now + options_.backoff * (1u << doublings) * Spread(borrowing.request, attempt)});
 }
 

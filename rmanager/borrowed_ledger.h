@@ -14,6 +14,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "base/planted_bug.h"
 #include "fabric/messages/outgoing.h"
 #include "fabric/messages/protocol.h"
@@ -36,7 +37,8 @@ class BorrowedLedger {
     uint32_t blocks;
     bool granted;
     std::vector<Loan> loans;
-    uint32_t cluster_free = 0;  // what the others would have lent, by our view
+    std::vector<uint32_t> adopted;  // of an adoption: what the slots of the one loan hold
+    uint32_t cluster_free = 0;      // what the others would have lent, by our view
     absl::Time retry_after;
   };
 
@@ -49,6 +51,11 @@ class BorrowedLedger {
   // `blocks`.
   uint64_t BorrowPrefix(RequestId request, InstanceId holder, messages::PrefixKey prefix, uint32_t blocks,
                         absl::Time now, const ClusterFacts& facts);
+  // What the creditor holds over of the request, if it fits `names`; nobody else is asked. REQUIRES: names.
+  uint64_t Adopt(RequestId request, InstanceId creditor, const LostHome& lost, std::vector<uint64_t> names,
+                 absl::Time now);
+  // Blocks lie in consecutive slots of a loan in use.
+  void TellStored(LoanId id, uint32_t first_slot, absl::Span<const SlotContent> contents);
   void Cancel(uint64_t ticket, absl::Time now);
   bool Repay(LoanId id, absl::Time now);  // false: not in use here
   // Also cancels what is under way for the request.
@@ -91,6 +98,10 @@ class BorrowedLedger {
     std::vector<Part> parts;
     absl::Time deadline, next_retry;
     messages::PrefixKey prefix;  // Purpose::kPrefix
+    // Of an adoption.
+    LostHome lost;
+    std::vector<uint64_t> names;
+    std::vector<uint32_t> adopted;
   };
   struct Repayment {
     Loan loan;
@@ -103,8 +114,9 @@ class BorrowedLedger {
   std::vector<Part> ChooseCreditors(const Borrowing& borrowing, std::optional<InstanceId> only_from,
                                     const ClusterFacts& facts) const;
   bool Knows(LoanId id) const;
-  uint32_t Room(InstanceId creditor, const ClusterFacts& facts) const;
-  uint32_t RoomOfOthers(const ClusterFacts& facts) const;
+  uint32_t Room(InstanceId creditor, RequestId request, Purpose purpose, const ClusterFacts& facts) const;
+  uint32_t RoomOfOthers(const Borrowing& borrowing, const ClusterFacts& facts) const;
+  bool Fits(const messages::TryMoveKvReply& reply, Borrowing& borrowing, Part& part) const;
   void Ask(uint64_t ticket, const Borrowing& borrowing, const Part& part);
   void Activate(const Part& part);
   void Advance(Borrowings::iterator it, absl::Time now);

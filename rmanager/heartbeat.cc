@@ -52,8 +52,10 @@ void RManager::SendHeartbeat(absl::Time now) {
   blocks.set_free(pool_->free_count());
   blocks.set_lent(lent_.lent());
   blocks.set_borrowed(borrowed_.borrowed());
-  blocks.set_lendable(lent_.lendable());
+  blocks.set_lendable(LendableToYounger(now));
+  blocks.set_lendable_older(lent_.lendable());
   blocks.set_lendable_max(lent_.lendable_max());
+  if (load_.oldest_running.has_value()) ToWire(*load_.oldest_running, blocks.mutable_guarded_for());
   if (load_.oldest_blocked.has_value()) {
     messages::BlockedRequest& blocked = *beat.mutable_blocked();
     ToWire(load_.oldest_blocked->request, blocked.mutable_request());

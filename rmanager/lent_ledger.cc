@@ -20,6 +20,7 @@ LentLedger::LentLedger(const Options& options, KvPool* pool)
       reserve_blocks_(static_cast<uint32_t>(std::ceil(options.reserve * pool->total_count()))),
       lent_blocks_max_(static_cast<uint32_t>(options.lent_max * pool->total_count())),
       epoch_(Value(options.incarnation) << 32),
+      held_over_(pool, options.bug),
       hosted_(std::make_shared<HostedLoans>(HostedLoans{.epoch = epoch_})) {}
 
 uint32_t LentLedger::lendable() const {
@@ -33,36 +34,42 @@ uint32_t LentLedger::lendable_max() const {
 }
 
 std::optional<Loan> LentLedger::Reserve(InstanceId debtor, uint64_t ticket, RequestId request,
-                                        uint32_t blocks, absl::Time now) {
+                                        uint32_t blocks, uint32_t limit, absl::Time now) {
   if (const auto known = by_ticket_.find({debtor, ticket});
       known != by_ticket_.end() && options_.bug != PlantedBug::kDoubleGrant) {
     return entries_.at(known->second).slots->loan;
   }
-  if (blocks > lendable()) return std::nullopt;
+  if (blocks > std::min(lendable(), limit)) return std::nullopt;
   absl::StatusOr<std::vector<BlockId>> ids = pool_->Allocate(blocks);
   CHECK_OK(ids.status());
-  const Loan loan = NewLoan(debtor, request, blocks);
+  return AddEntry(debtor, ticket, request, *std::move(ids), now);
+}
+
+Loan LentLedger::AddEntry(InstanceId debtor, uint64_t ticket, RequestId request, std::vector<BlockId> blocks,
+                          absl::Time now) {
+  const Loan loan = NewLoan(debtor, request, static_cast<uint32_t>(blocks.size()));
   std::shared_ptr<const LoanSlots> slots(
-      new LoanSlots{loan, *std::move(ids)},
+      new LoanSlots{loan, std::move(blocks)},
       [bin = bin_, returns = options_.bug != PlantedBug::kFreeWhileRead](const LoanSlots* gone) {
         if (returns) {
           std::lock_guard lock(bin->mutex);
-          bin->blocks.insert(bin->blocks.end(), gone->blocks.begin(), gone->blocks.end());
+          bin->slots.emplace_back(gone->loan.id, gone->blocks);
         }
         delete gone;
       });
   Enter(std::move(slots), ticket, now);
-  lent_ += blocks;
+  lent_ += loan.blocks;
   counters_.lent_max = std::max(counters_.lent_max, lent_);
   return loan;
 }
 
 std::optional<Loan> LentLedger::ReservePrefix(InstanceId debtor, uint64_t ticket, RequestId request,
                                               absl::string_view salt, absl::Span<const int32_t> tokens,
-                                              uint32_t blocks, absl::Time now) {
+                                              uint32_t blocks, bool guard_bears, absl::Time now) {
   if (const auto known = by_ticket_.find({debtor, ticket}); known != by_ticket_.end())
     return entries_.at(known->second).slots->loan;
-  if (prefixes_ == nullptr || tokens.size() != uint64_t{blocks} * prefixes_->space().block_tokens)
+  if (!guard_bears || prefixes_ == nullptr ||
+      tokens.size() != uint64_t{blocks} * prefixes_->space().block_tokens)
     return std::nullopt;
   const PrefixMatch match = prefixes_->Match(salt, tokens);
   if (match.blocks.size() < blocks) return std::nullopt;
@@ -135,7 +142,42 @@ void LentLedger::Repay(InstanceId debtor, LoanId id, uint64_t epoch) {
   Collect();
 }
 
-void LentLedger::DropDebtor(InstanceId debtor) {
+void LentLedger::NoteStored(InstanceId debtor, LoanId id, uint64_t epoch, uint32_t first_slot,
+                            absl::Span<const SlotContent> contents) {
+  const auto it = Find(debtor, id, epoch);
+  if (it == entries_.end()) return;
+  const uint32_t blocks = it->second.slots->loan.blocks;
+  it->second.contents.resize(blocks);
+  for (size_t i = 0; i < contents.size() && first_slot + i < blocks; ++i)
+    it->second.contents[first_slot + i] = contents[i];
+}
+
+std::optional<Loan> LentLedger::Adopt(InstanceId debtor, uint64_t ticket, RequestId request,
+                                      absl::Span<const uint64_t> names, absl::Time now,
+                                      std::vector<uint32_t>* blocks) {
+  auto known = by_ticket_.find({debtor, ticket});
+  if (known == by_ticket_.end()) {
+    const std::vector<HeldOver::Block> adopted =
+        held_over_.Adopt(request, names, lent_blocks_max_ - std::min(lent_blocks_max_, lent_));
+    if (adopted.empty()) return std::nullopt;
+    std::vector<BlockId> ids;
+    std::vector<std::optional<SlotContent>> contents;
+    for (const HeldOver::Block& block : adopted) ids.push_back(block.id), contents.push_back(block.content);
+    const Loan loan = AddEntry(debtor, ticket, request, std::move(ids), now);
+    entries_.at(loan.id).contents = std::move(contents);
+    known = by_ticket_.find({debtor, ticket});
+  }
+  const Entry& entry = entries_.at(known->second);
+  for (const std::optional<SlotContent>& content : entry.contents) blocks->push_back(content->block);
+  return entry.slots->loan;
+}
+
+bool LentLedger::AwaitsService(RequestId request) const {
+  return std::any_of(parting_.begin(), parting_.end(),
+                     [&](const auto& entry) { return entry.second.request == request; });
+}
+
+void LentLedger::DropDebtor(InstanceId debtor, absl::Time now) {
   bool dropped = false;
   for (auto it = entries_.begin(); it != entries_.end();) {
     if (it->second.slots->loan.debtor != debtor) {
@@ -143,6 +185,11 @@ void LentLedger::DropDebtor(InstanceId debtor) {
       continue;
     }
     ++(it->second.state == LoanState::kReserved ? counters_.expired : counters_.lost);
+    if (it->second.state == LoanState::kActive && !it->second.contents.empty()) {
+      parting_[it->first] = {.request = it->second.slots->loan.request,
+                             .contents = std::move(it->second.contents),
+                             .until = now + options_.adopt_within};
+    }
     it = End(it);
     dropped = true;
   }
@@ -157,7 +204,7 @@ void LentLedger::Recall(uint32_t blocks, RequestId wanted_for, absl::Time now) {
   std::vector<Entry*> candidates;
   for (auto& [id, entry] : entries_) {
     if (entry.state == LoanState::kRecalled) coming += entry.slots->loan.blocks;
-    if (entry.state != LoanState::kActive || now < entry.recall_after) continue;
+    if (!MayRecall(entry, now)) continue;
     candidates.push_back(&entry);
     possible += entry.slots->loan.blocks;
   }
@@ -168,13 +215,27 @@ void LentLedger::Recall(uint32_t blocks, RequestId wanted_for, absl::Time now) {
   for (Entry* entry : candidates) {
     if (coming >= blocks) break;
     coming += entry->slots->loan.blocks;
-    entry->state = LoanState::kRecalled;
-    entry->expiry = now + options_.recall_deadline;
-    if (options_.bug == PlantedBug::kFreeOnRecall) entry->expiry = now;
-    entry->next_retry = now;
-    entry->wanted_for = wanted_for;
-    ++counters_.recalled;
+    StartRecall(*entry, wanted_for, now);
   }
+}
+
+void LentLedger::RecallYoungest(RequestId wanted_for, absl::Time now) {
+  std::optional<RequestId> youngest;
+  for (const auto& [id, entry] : entries_) {
+    if (MayRecall(entry, now)) youngest = std::max(youngest, std::optional(entry.slots->loan.request));
+  }
+  for (auto& [id, entry] : entries_) {
+    if (MayRecall(entry, now) && entry.slots->loan.request == youngest) StartRecall(entry, wanted_for, now);
+  }
+}
+
+void LentLedger::StartRecall(Entry& entry, RequestId wanted_for, absl::Time now) {
+  entry.state = LoanState::kRecalled;
+  entry.expiry = now + options_.recall_deadline;
+  if (options_.bug == PlantedBug::kFreeOnRecall) entry.expiry = now;
+  entry.next_retry = now;
+  entry.wanted_for = wanted_for;
+  ++counters_.recalled;
 }
 
 void LentLedger::DeclineRecall(InstanceId debtor, LoanId id, uint64_t epoch, absl::Time now) {
@@ -227,10 +288,11 @@ void LentLedger::Tick(absl::Time now) {
   if (ended) ++epoch_;
   if (withdrawn) Publish();
   Collect();
+  held_over_.Tick(now);
 }
 
 absl::Time LentLedger::NextDeadline() const {
-  absl::Time next = absl::InfiniteFuture();
+  absl::Time next = held_over_.NextDeadline();
   for (const auto& [id, entry] : entries_) {
     if (entry.state != LoanState::kActive) next = std::min({next, entry.expiry, entry.next_retry});
   }
@@ -243,12 +305,16 @@ void LentLedger::Restart(Incarnation next) {
   while (!entries_.empty()) End(entries_.begin());
   epoch_ = Value(next) << 32;
   Publish();
+  parting_.clear();
   Collect();
+  held_over_.Clear();
 }
 
 LentLedger::Entries::iterator LentLedger::End(Entries::iterator entry) {
-  if (options_.bug == PlantedBug::kFreeWhileRead && !entry->second.slots->loan.prefix)
-    bin_->blocks = entry->second.slots->blocks, Collect();
+  if (options_.bug == PlantedBug::kFreeWhileRead && !entry->second.slots->loan.prefix) {
+    bin_->slots = {{entry->first, entry->second.slots->blocks}};
+    Collect();
+  }
   by_ticket_.erase({entry->second.slots->loan.debtor, entry->second.ticket});
   return entries_.erase(entry);
 }
@@ -268,18 +334,33 @@ void LentLedger::Publish() {
 }
 
 void LentLedger::Collect() {
-  std::vector<BlockId> returned;
+  std::vector<std::pair<LoanId, std::vector<BlockId>>> returned;
   std::vector<std::pair<PrefixReader, std::vector<BlockId>>> read;
   {
     std::lock_guard lock(bin_->mutex);
-    returned.swap(bin_->blocks);
+    returned.swap(bin_->slots);
     read.swap(bin_->prefixes);
   }
-  pool_->ReleaseAll(returned);
-  lent_ -= returned.size();
   for (const auto& [reader, blocks] : read) {
     if (options_.bug != PlantedBug::kEvictWhatOthersRead) UnreadPrefix(reader, blocks);
     prefix_lent_ -= blocks.size();
+  }
+  for (const auto& [loan, blocks] : returned) {
+    lent_ -= blocks.size();
+    const auto parting = parting_.extract(loan);
+    if (parting.empty()) {
+      pool_->ReleaseAll(blocks);
+      continue;
+    }
+    std::vector<HeldOver::Block> held;
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      if (const std::optional<SlotContent>& content = parting.mapped().contents[i]; content.has_value()) {
+        held.push_back({*content, blocks[i]});
+      } else {
+        pool_->Release(blocks[i]);
+      }
+    }
+    held_over_.Keep(parting.mapped().request, std::move(held), parting.mapped().until);
   }
 }
 

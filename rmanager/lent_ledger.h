@@ -19,6 +19,7 @@
 #include "fabric/messages/protocol.h"
 #include "kvpool/kv_pool.h"
 #include "kvpool/prefix_tree.h"
+#include "rmanager/held_over.h"
 #include "rmanager/loans.h"
 
 namespace lombard {
@@ -37,6 +38,7 @@ class LentLedger {
     absl::Duration retry;            // of a Recall
     absl::Duration recall_deadline;  // from the first Recall on
     absl::Duration recall_again;     // after a declined one
+    absl::Duration adopt_within;     // since its debtor was lost, a loan's blocks are held over
     PlantedBug bug = PlantedBug::kNone;
   };
   struct Counters {
@@ -64,22 +66,39 @@ class LentLedger {
   void set_prefixes(PrefixTree* prefixes) { prefixes_ = prefixes; }
 
   // Reserves, or returns the loan already given for this (debtor, ticket); nullopt when it may not lend that
-  // much now.
+  // much now, or `limit` is less.
   std::optional<Loan> Reserve(InstanceId debtor, uint64_t ticket, RequestId request, uint32_t blocks,
-                              absl::Time now);
+                              uint32_t limit, absl::Time now);
   // The same of the first `blocks` blocks of a prefix, if the cache has them all and the reserve stays free
-  // while they cannot be evicted. The loan reads them as one more reader: they stay until it has ended and
-  // service has let go of them.
+  // while they cannot be evicted, and the guard bears it. The loan reads them as one more reader: they stay
+  // until it has ended and service has let go of them.
   std::optional<Loan> ReservePrefix(InstanceId debtor, uint64_t ticket, RequestId request,
                                     absl::string_view salt, absl::Span<const int32_t> tokens, uint32_t blocks,
-                                    absl::Time now);
+                                    bool guard_bears, absl::Time now);
   // False: no such loan of this debtor.
   bool Activate(InstanceId debtor, LoanId id, uint64_t epoch);
   void Repay(InstanceId debtor, LoanId id, uint64_t epoch);
-  void DropDebtor(InstanceId debtor);
+  // The debtor is lost: its loans end. What is known of active ones is held over.
+  void DropDebtor(InstanceId debtor, absl::Time now);
+  // The debtor says what lies in slots.
+  void NoteStored(InstanceId debtor, LoanId id, uint64_t epoch, uint32_t first_slot,
+                  absl::Span<const SlotContent> contents);
+  // Reserves a loan of what is held over of the request and fits `names`; the one given already for (debtor,
+  // ticket). nullopt: nothing. `blocks`: what its slots hold.
+  std::optional<Loan> Adopt(InstanceId debtor, uint64_t ticket, RequestId request,
+                            absl::Span<const uint64_t> names, absl::Time now, std::vector<uint32_t>* blocks);
+  // The same for this worker itself, which has the pool's references then.
+  std::vector<HeldOver::Block> AdoptOwn(RequestId request, absl::Span<const uint64_t> names) {
+    return held_over_.Adopt(request, names, names.size());
+  }
+  // Service has not let go of what is to be held over of the request.
+  bool AwaitsService(RequestId request) const;
+  const HeldOver& held_over() const { return held_over_; }
   // Calls active loans back, those of the youngest requests first, until with those called back already they
   // cover `blocks` for `wanted_for`; none when they cannot.
   void Recall(uint32_t blocks, RequestId wanted_for, absl::Time now);
+  // Calls back the active loans of the youngest request that has any.
+  void RecallYoungest(RequestId wanted_for, absl::Time now);
   void DeclineRecall(InstanceId debtor, LoanId id, uint64_t epoch, absl::Time now);
   struct RecallDue {
     Loan loan;
@@ -104,23 +123,36 @@ class LentLedger {
     std::shared_ptr<const LoanSlots> slots;
     uint64_t ticket;
     LoanState state;
-    absl::Time expiry;                               // of a reservation or recall
-    absl::Time next_retry = absl::InfiniteFuture();  // of a recall
-    absl::Time recall_after = absl::InfinitePast();  // since a recall was declined
-    RequestId wanted_for;                            // of a recall
+    absl::Time expiry;                                 // of a reservation or recall
+    absl::Time next_retry = absl::InfiniteFuture();    // of a recall
+    absl::Time recall_after = absl::InfinitePast();    // since a recall was declined
+    RequestId wanted_for;                              // of a recall
+    std::vector<std::optional<SlotContent>> contents;  // of slots, as far as known
+  };
+  // Of an ended loan, until service has let go of its blocks.
+  struct Parting {
+    RequestId request;
+    std::vector<std::optional<SlotContent>> contents;
+    absl::Time until;
   };
   using Entries = std::map<LoanId, Entry>;
   // Where LoanSlots go when the last holder drops them, on whatever thread; outlives the ledger if it must.
   struct ReturnBin {
     std::mutex mutex;
-    std::vector<BlockId> blocks;
+    std::vector<std::pair<LoanId, std::vector<BlockId>>> slots;
     std::vector<std::pair<PrefixReader, std::vector<BlockId>>> prefixes;
   };
 
+  bool MayRecall(const Entry& entry, absl::Time now) const {
+    return entry.state == LoanState::kActive && now >= entry.recall_after;
+  }
+  void StartRecall(Entry& entry, RequestId wanted_for, absl::Time now);
   Loan NewLoan(InstanceId debtor, RequestId request, uint32_t blocks);
   void Enter(std::shared_ptr<const LoanSlots> slots, uint64_t ticket, absl::Time now);
   Entries::iterator Find(InstanceId debtor, LoanId id, uint64_t epoch);
   Entries::iterator End(Entries::iterator entry);
+  Loan AddEntry(InstanceId debtor, uint64_t ticket, RequestId request, std::vector<BlockId> blocks,
+                absl::Time now);
   void Publish();
   void Collect();
   void UnreadPrefix(PrefixReader reader, const std::vector<BlockId>& blocks);
@@ -132,7 +164,9 @@ class LentLedger {
   uint64_t epoch_, next_loan_ = 1;
   uint32_t lent_ = 0;  // reserved, active, and repaid but still held by a service thread
   uint32_t prefix_lent_ = 0;
+  HeldOver held_over_;
   Entries entries_;
+  std::map<LoanId, Parting> parting_;
   std::map<std::pair<InstanceId, uint64_t>, LoanId> by_ticket_;
   std::shared_ptr<ReturnBin> bin_ = std::make_shared<ReturnBin>();
   mutable std::mutex hosted_mutex_;

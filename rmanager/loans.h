@@ -1,6 +1,7 @@
 // Loans as the engine and the service threads see them.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <memory>
@@ -40,15 +41,34 @@ struct HostedLoans {
   }
 };
 
-enum class Purpose : uint8_t { kAdmission, kGrowth, kMove, kPrefix };
+enum class Purpose : uint8_t { kAdmission, kGrowth, kMove, kPrefix, kAdopt };
+
+// A process that was a request's home, and is lost.
+struct LostHome {
+  InstanceId instance{};
+  Incarnation incarnation{};
+};
+
+// What a slot of a loan holds: this block of the sequence, by its name (kvpool/block_hash.h).
+struct SlotContent {
+  uint32_t block = 0;
+  uint64_t name = 0;
+};
 
 // The last cluster view, as far as a worker needs it.
 struct ClusterFacts {
   struct Instance {
     bool known = false;
     uint32_t blocks_total = 0, blocks_free = 0, blocks_lent = 0, blocks_borrowed = 0;
-    uint32_t lendable = 0;      // now
-    uint32_t lendable_max = 0;  // with an empty pool
+    uint32_t lendable = 0;        // now
+    uint32_t lendable_older = 0;  // now, to `guarded_for` and older requests, and for growth
+    uint32_t lendable_max = 0;    // with an empty pool
+    std::optional<RequestId> guarded_for;
+
+    uint32_t LendableTo(RequestId request, bool growth = false) const {
+      const bool older = growth || (guarded_for.has_value() && request <= *guarded_for);
+      return older ? std::max(lendable, lendable_older) : lendable;
+    }
     uint32_t batch = 0, waiting = 0;
   };
   struct Claim {

@@ -26,6 +26,7 @@ RManager::RManager(const RManagerOptions& options, KvPool* pool)
              .retry = options.retry,
              .recall_deadline = options.recall_deadline,
              .recall_again = options.recall_again,
+             .adopt_within = options.adopt_within,
              .bug = options.bug},
             pool),
       borrowed_({.self = options.self,
@@ -34,6 +35,7 @@ RManager::RManager(const RManagerOptions& options, KvPool* pool)
                  .backoff = options.backoff,
                  .bug = options.bug},
                 &outbox_),
+      guard_(options.guard),
       incarnation_(options.incarnation),
       incarnations_(options.instances, 0),
       lost_(options.instances, 0),
@@ -80,7 +82,8 @@ void RManager::Handle(int from, const messages::ControlMessage& message, absl::T
       OnTry(peer, message.try_move_kv(), now);
       break;
     case Body::kTryMoveKvReply:
-      UpdateLendable(from, message.try_move_kv_reply().lendable());
+      UpdateLendable(from, message.try_move_kv_reply().lendable(),
+                     message.try_move_kv_reply().lendable_older());
       borrowed_.OnReply(peer, message.try_move_kv_reply(), facts_, now);
       break;
     case Body::kActivateLoan:
@@ -90,11 +93,14 @@ void RManager::Handle(int from, const messages::ControlMessage& message, absl::T
       borrowed_.OnActivateReply(peer, message.activate_loan_reply(), facts_, now);
       break;
     case Body::kRepay:
-      OnRepay(peer, message.repay());
+      OnRepay(peer, message.repay(), now);
       break;
     case Body::kRepayAck:
-      UpdateLendable(from, message.repay_ack().lendable());
+      UpdateLendable(from, message.repay_ack().lendable(), message.repay_ack().lendable_older());
       borrowed_.OnRepayAck(peer, message.repay_ack());
+      break;
+    case Body::kSpanStored:
+      OnStored(peer, message.span_stored());
       break;
     case Body::kRecall:
       OnRecall(peer, message.recall(), now);
@@ -113,9 +119,23 @@ void RManager::Handle(int from, const messages::ControlMessage& message, absl::T
 }
 
 // What a peer tells itself is newer than the view; never more than its pool, whatever it says.
-void RManager::UpdateLendable(int peer, uint32_t lendable) {
+void RManager::UpdateLendable(int peer, uint32_t lendable, uint32_t lendable_older) {
   ClusterFacts::Instance& facts = facts_.instances[peer];
   facts.lendable = std::min(lendable, facts.blocks_total);
+  facts.lendable_older = std::min(lendable_older, facts.blocks_total);
+}
+
+uint32_t RManager::LendableToYounger(absl::Time now) const {
+  if (!load_.oldest_running.has_value()) return lent_.lendable();
+  if (guard_.closed(now)) return 0;
+  const uint32_t most = guard_.BlocksMax(load_.block_share), lent = lent_.lent() + lent_.prefix_lent();
+  return std::min(lent_.lendable(), most - std::min(most, lent));
+}
+
+bool RManager::GuardBears(uint32_t blocks, absl::Time now) const {
+  if (!load_.oldest_running.has_value()) return true;
+  const uint64_t lent = uint64_t{lent_.lent()} + lent_.prefix_lent() + blocks;
+  return !guard_.closed(now) && lent <= guard_.BlocksMax(load_.block_share);
 }
 
 bool RManager::AcceptIncarnation(int from, uint64_t incarnation, absl::Time now) {
@@ -141,7 +161,9 @@ bool RManager::AcceptGManager(uint64_t incarnation) {
 void RManager::OnTry(InstanceId from, const messages::TryMoveKv& ask, absl::Time now) {
   const bool prefix = ask.purpose() == messages::PURPOSE_PREFIX;
   if (ask.blocks() == 0 || ask.purpose() < messages::PURPOSE_ADMISSION ||
-      ask.purpose() > messages::PURPOSE_PREFIX || prefix != ask.has_prefix()) {
+      ask.purpose() > messages::PURPOSE_ADOPT || prefix != ask.has_prefix() ||
+      (ask.purpose() == messages::PURPOSE_ADOPT) != ask.has_adopt() ||
+      (ask.has_adopt() && ask.adopt().instance() >= facts_.instances.size())) {
     ++malformed_;
     return;
   }
@@ -149,23 +171,69 @@ void RManager::OnTry(InstanceId from, const messages::TryMoveKv& ask, absl::Time
   const std::optional<RequestId> recalled_for = lent_.recalls_for();
   const bool yields = ask.purpose() != messages::PURPOSE_GROWTH &&
                       (!MayAdmit(request) || (recalled_for.has_value() && *recalled_for < request));
+  if (ask.has_adopt()) {
+    const LostHome lost{InstanceId{ask.adopt().instance()}, Incarnation{ask.adopt().incarnation()}};
+    if (options_.bug == PlantedBug::kAdoptUnheard) lent_.DropDebtor(lost.instance, now);
+    // Too early: it is asked again.
+    if (!IsLost(lost) && options_.bug != PlantedBug::kAdoptUnheard) return;
+    if (lent_.AwaitsService(request)) return;
+  }
   std::optional<Loan> loan;
-  if (!yields && prefix) {
+  std::vector<uint32_t> adopted;
+  const bool spared = ask.purpose() == messages::PURPOSE_GROWTH ||
+                      (load_.oldest_running.has_value() && request <= *load_.oldest_running);
+  const uint32_t limit = spared ? lent_.lendable() : LendableToYounger(now);
+  if (yields) {
+    // no loan
+  } else if (prefix) {
     loan = lent_.ReservePrefix(from, ask.ticket(), request, ask.prefix().salt(), ask.prefix().tokens(),
-                               ask.blocks(), now);
-  } else if (!yields) {
-    loan = lent_.Reserve(from, ask.ticket(), request, ask.blocks(), now);
+                               ask.blocks(), spared || GuardBears(ask.blocks(), now), now);
+  } else if (ask.has_adopt()) {
+    const std::vector<uint64_t> names(ask.adopt().names().begin(), ask.adopt().names().end());
+    loan = lent_.Adopt(from, ask.ticket(), request, names, now, &adopted);
+  } else {
+    loan = lent_.Reserve(from, ask.ticket(), request, ask.blocks(), limit, now);
   }
   messages::TryMoveKvReply& reply = *outbox_.Add(static_cast<int>(Value(from))).mutable_try_move_kv_reply();
   reply.set_ticket(ask.ticket());
-  reply.set_lendable(lent_.lendable());
+  reply.set_lendable(LendableToYounger(now));
+  reply.set_lendable_older(lent_.lendable());
   if (!loan.has_value()) {
-    ++refused_;
+    refused_ += !ask.has_adopt();
     return;
   }
+  reply.mutable_adopted()->Assign(adopted.begin(), adopted.end());
   ToWire(*loan, reply.mutable_loan());
   reply.set_blocks(loan->blocks);
   reply.set_lease_us(absl::ToInt64Microseconds(options_.lease));
+}
+
+bool RManager::IsLost(const LostHome& process) const {
+  const uint64_t incarnation = Value(process.incarnation);
+  return lost_[Value(process.instance)] >= incarnation ||
+         incarnations_[Value(process.instance)] > incarnation;
+}
+
+std::vector<uint64_t> RManager::Adopt(RequestId request, const LostHome& lost,
+                                      const std::vector<uint64_t>& names, absl::Time now) {
+  std::vector<uint64_t> tickets;
+  for (uint32_t i = 0; i < facts_.instances.size(); ++i) {
+    const InstanceId peer{i};
+    const bool asked = peer != options_.self && peer != lost.instance && facts_.instances[i].known &&
+                       !Unreachable(static_cast<int>(i), now);
+    if (asked) tickets.push_back(borrowed_.Adopt(request, peer, lost, names, now));
+  }
+  return tickets;
+}
+
+void RManager::OnStored(InstanceId from, const messages::SpanStored& stored) {
+  if (stored.blocks_size() != stored.names_size()) {
+    ++malformed_;
+    return;
+  }
+  std::vector<SlotContent> contents;
+  for (int i = 0; i < stored.blocks_size(); ++i) contents.push_back({stored.blocks(i), stored.names(i)});
+  lent_.NoteStored(from, LoanId{stored.loan().id()}, stored.loan().epoch(), stored.first_slot(), contents);
 }
 
 void RManager::OnActivate(InstanceId from, const messages::ActivateLoan& activate) {
@@ -176,11 +244,12 @@ void RManager::OnActivate(InstanceId from, const messages::ActivateLoan& activat
   reply.set_active(active);
 }
 
-void RManager::OnRepay(InstanceId from, const messages::Repay& repay) {
+void RManager::OnRepay(InstanceId from, const messages::Repay& repay, absl::Time now) {
   lent_.Repay(from, LoanId{repay.loan().id()}, repay.loan().epoch());
   messages::RepayAck& ack = *outbox_.Add(static_cast<int>(Value(from))).mutable_repay_ack();
   *ack.mutable_loan() = repay.loan();
-  ack.set_lendable(lent_.lendable());
+  ack.set_lendable(LendableToYounger(now));
+  ack.set_lendable_older(lent_.lendable());
 }
 
 void RManager::OnView(const messages::ClusterView& view, absl::Time now) {
@@ -195,17 +264,21 @@ void RManager::OnView(const messages::ClusterView& view, absl::Time now) {
       continue;
     }
     const messages::BlockCounts& blocks = instance.blocks();
-    facts_.instances[instance.instance()] = {.known = true,
-                                             .blocks_total = blocks.total(),
-                                             .blocks_free = blocks.free(),
-                                             .blocks_lent = blocks.lent(),
-                                             .blocks_borrowed = blocks.borrowed(),
-                                             .lendable = std::min(blocks.lendable(), blocks.total()),
-                                             .lendable_max = std::min(blocks.lendable_max(), blocks.total()),
-                                             .batch = instance.batch(),
-                                             .waiting = instance.waiting()};
-    if (Unreachable(static_cast<int>(instance.instance()), now))
-      facts_.instances[instance.instance()].lendable = 0;
+    facts_.instances[instance.instance()] = {
+        .known = true,
+        .blocks_total = blocks.total(),
+        .blocks_free = blocks.free(),
+        .blocks_lent = blocks.lent(),
+        .blocks_borrowed = blocks.borrowed(),
+        .lendable = std::min(blocks.lendable(), blocks.total()),
+        .lendable_older = std::min(blocks.lendable_older(), blocks.total()),
+        .lendable_max = std::min(blocks.lendable_max(), blocks.total()),
+        .guarded_for = {},
+        .batch = instance.batch(),
+        .waiting = instance.waiting()};
+    ClusterFacts::Instance& facts = facts_.instances[instance.instance()];
+    if (blocks.has_guarded_for()) facts.guarded_for = FromWire(blocks.guarded_for());
+    if (Unreachable(static_cast<int>(instance.instance()), now)) facts.lendable = facts.lendable_older = 0;
   }
   facts_.claim.reset();
   if (view.has_claim()) {
@@ -302,6 +375,17 @@ void RManager::RecallForOwnLoad(absl::Time now) {
     const uint32_t free = pool_->free_count();
     if (blocked->blocks > free) lent_.Recall(blocked->blocks - free, blocked->request, now);
   }
+}
+
+void RManager::RecallForGuard(absl::Time now) {
+  guard_.Observe(own_seconds_, starved_seconds_, now);
+  if (!load_.oldest_running.has_value() || lent_.lent() + lent_.prefix_lent() == 0 || !guard_.TakeRecall(now))
+    return;
+  ++guard_recalls_;
+  lent_.RecallYoungest(*load_.oldest_running, now);
+}
+
+void RManager::SendRecalls(absl::Time now) {
   for (const LentLedger::RecallDue& due : lent_.TakeRecallsDue(now)) {
     messages::Recall& recall = *outbox_.Add(static_cast<int>(Value(due.loan.debtor))).mutable_recall();
     ToWire(due.loan, recall.mutable_loan());
@@ -348,6 +432,8 @@ void RManager::Tick(absl::Time now) {
   if (fenced_) return;
   lent_.Tick(now);
   RecallForOwnLoad(now);
+  RecallForGuard(now);
+  SendRecalls(now);
   borrowed_.Tick(facts_, now);
   HurryHeartbeat();
   if (next_heartbeat_ <= now) SendHeartbeat(now);
@@ -358,7 +444,8 @@ std::vector<RManager::Event> RManager::TakeEvents() {
   std::vector<Event> events;
   for (BorrowedLedger::Result& result : borrowed_.TakeResults()) {
     if (result.granted) {
-      events.push_back(Borrowed{result.ticket, result.request, std::move(result.loans)});
+      events.push_back(
+          Borrowed{result.ticket, result.request, std::move(result.loans), std::move(result.adopted)});
       continue;
     }
     const auto move = std::find_if(moves_.begin(), moves_.end(),
@@ -410,7 +497,7 @@ void RManager::RepayAll(RequestId request, absl::Time now) {
 
 void RManager::PeerLost(int peer, absl::Time now) {
   if (peer < 0 || peer >= options_.instances) return;
-  if (options_.bug != PlantedBug::kKeepLoansOfLost) lent_.DropDebtor(InstanceId(peer));
+  if (options_.bug != PlantedBug::kKeepLoansOfLost) lent_.DropDebtor(InstanceId(peer), now);
   DropLoansFrom(peer, true, now);
 }
 
@@ -422,7 +509,7 @@ void RManager::PeerUnreachable(int peer, absl::Time now) {
 
 void RManager::DropLoansFrom(int peer, bool process_gone, absl::Time now) {
   if (options_.bug == PlantedBug::kUseLoansOfLost && process_gone) return;
-  facts_.instances[peer].lendable = 0;
+  facts_.instances[peer].lendable = facts_.instances[peer].lendable_older = 0;
   if (process_gone) facts_.instances[peer] = {};
   for (const Loan& loan : borrowed_.DropCreditor(InstanceId(peer), process_gone, facts_, now))
     events_.push_back(LoanLost{loan});
@@ -462,6 +549,7 @@ RManager::Counters RManager::counters() const {
           .expired = lent.expired,
           .recalled = lent.recalled,
           .overdue = lent.overdue,
+          .guard_recalls = guard_recalls_,
           .lent = lent_.lent(),
           .lent_max = lent.lent_max,
           .prefixes_granted = lent.prefixes,

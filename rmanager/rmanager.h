@@ -28,6 +28,7 @@
 #include "fabric/messages/outgoing.h"
 #include "kvpool/kv_pool.h"
 #include "rmanager/borrowed_ledger.h"
+#include "rmanager/creditor_guard.h"
 #include "rmanager/lent_ledger.h"
 #include "rmanager/loans.h"
 
@@ -49,9 +50,11 @@ struct RManagerOptions {
   absl::Duration recall_after = absl::Milliseconds(250);  // an own request has waited for memory
   absl::Duration recall_deadline = absl::Seconds(20);     // longer than two reply deadlines
   absl::Duration recall_again = absl::Seconds(2);         // after the debtor declined
+  absl::Duration adopt_within = absl::Seconds(10);        // since the loss of a debtor; its blocks are free
   absl::Duration unreachable_for = absl::Seconds(2);
   absl::Duration backoff =
       absl::Milliseconds(20);  // after a first refusal by a creditor; doubles up to 16-fold
+  CreditorGuard::Options guard;
   PlantedBug bug = PlantedBug::kNone;
 };
 
@@ -72,6 +75,10 @@ struct Load {
   uint64_t waiting_tokens = 0, own_tokens = 0;
   std::optional<Blocked> oldest_blocked;
   std::optional<RequestId> oldest;  // unfinished
+  std::optional<RequestId> oldest_running;
+  // What one step of a debtor over one block that is lent here would cost, as a share of an own step; by
+  // measured rates, 0 = unknown.
+  double block_share = 0;
   std::vector<LongRequest> long_requests;
   double weights_seconds = 0, row_seconds = 0, token_seconds = 0;  // of one layer, measured; 0 = unknown
 };
@@ -81,6 +88,7 @@ struct Borrowed {
   uint64_t ticket;
   RequestId request;
   std::vector<Loan> loans;
+  std::vector<uint32_t> adopted;  // of an adoption: slot i of the one loan holds this block of the sequence
 };
 // None of the blocks; everything was given back. Do not try again before `retry_after`.
 struct BorrowRefused {
@@ -120,6 +128,7 @@ class RManager {
     // As creditor: granted = repaid + lost + active.
     uint64_t granted = 0, refused = 0, repaid = 0, lost = 0, withdrawn = 0, expired = 0;
     uint64_t recalled = 0, overdue = 0;  // called back; of these, not repaid in time
+    uint64_t guard_recalls = 0;          // times that attention for others was too much
     uint32_t lent = 0, lent_max = 0;     // blocks
     uint64_t prefixes_granted = 0;       // of granted, loans of prefixes
     uint32_t prefix_lent = 0;            // references to cached blocks
@@ -147,6 +156,19 @@ class RManager {
   // slots already. REQUIRES: tokens.size() == blocks * block_tokens of both.
   uint64_t BorrowPrefix(RequestId request, InstanceId holder, absl::string_view salt,
                         absl::Span<const int32_t> tokens, uint32_t blocks, absl::Time now);
+  // What others hold over of the request, whose home is lost, as far as its blocks are those that `names`
+  // names (kvpool/block_hash.h). Each answer is an event: Borrowed with `adopted`, or BorrowRefused.
+  // REQUIRES: names.
+  std::vector<uint64_t> Adopt(RequestId request, const LostHome& lost, const std::vector<uint64_t>& names,
+                              absl::Time now);
+  // What is held over here of it; the caller has the pool's references from now on.
+  std::vector<HeldOver::Block> AdoptOwn(RequestId request, absl::Span<const uint64_t> names) {
+    return lent_.AdoptOwn(request, names);
+  }
+  // Blocks of the sequence lie in consecutive slots from `first_slot` on: its creditor is told.
+  void TellStored(LoanId loan, uint32_t first_slot, absl::Span<const SlotContent> contents) {
+    borrowed_.TellStored(loan, first_slot, contents);
+  }
   void CancelBorrow(uint64_t ticket, absl::Time now);  // no event follows
   // From now on the loan must not be used. Nothing happens to one that is lost or repaid.
   void Repay(LoanId loan, absl::Time now);
@@ -171,7 +193,13 @@ class RManager {
   // Creditor. Any thread; the snapshot holds what it shows.
   std::shared_ptr<const HostedLoans> hosted() const { return lent_.hosted(); }
   std::vector<std::shared_ptr<const LoanSlots>> lent_slots() const { return lent_.slots(); }
+  std::vector<BlockId> held_over() const { return lent_.held_over().blocks(); }
   uint32_t lendable_now() const { return lent_.lendable(); }
+  // Seconds since the start: computed in own steps, and of these in steps at whose end a query lacked credit
+  // (distattn/service_budget.h). Before Tick.
+  void SetService(double own_seconds, double starved_seconds) {
+    own_seconds_ = own_seconds, starved_seconds_ = starved_seconds;
+  }
 
   void DeclineRecall(
       LoanId loan);  // after RecallWanted with may_decline; nothing happens to one that is lost
@@ -223,10 +251,16 @@ class RManager {
   void OnFenced(const messages::Fenced& fenced);
   void OnRecall(InstanceId from, const messages::Recall& recall, absl::Time now);
   void RecallForOwnLoad(absl::Time now);
-  void UpdateLendable(int peer, uint32_t lendable);
+  void RecallForGuard(absl::Time now);
+  void SendRecalls(absl::Time now);
+  bool GuardBears(uint32_t blocks, absl::Time now) const;  // more, read for younger requests
+  uint32_t LendableToYounger(absl::Time now) const;        // than all own running requests
+  void UpdateLendable(int peer, uint32_t lendable, uint32_t lendable_older);
   void OnTry(InstanceId from, const messages::TryMoveKv& ask, absl::Time now);
+  bool IsLost(const LostHome& process) const;
+  void OnStored(InstanceId from, const messages::SpanStored& stored);
   void OnActivate(InstanceId from, const messages::ActivateLoan& activate);
-  void OnRepay(InstanceId from, const messages::Repay& repay);
+  void OnRepay(InstanceId from, const messages::Repay& repay, absl::Time now);
   void OnView(const messages::ClusterView& view, absl::Time now);
   void OnMove(const messages::MoveKv& move);
   Placements CurrentPlacements() const;
@@ -240,6 +274,8 @@ class RManager {
   BorrowedLedger borrowed_;
   ClusterFacts facts_;
   Load load_;
+  CreditorGuard guard_;
+  double own_seconds_ = 0, starved_seconds_ = 0;
   std::vector<Event> events_;
   Incarnation incarnation_;
   bool fenced_ = false;  // FencedOut was told, Restart has not been called
@@ -257,7 +293,7 @@ class RManager {
   Placements reported_;
   uint32_t reported_lendable_ = 0;
 
-  uint64_t refused_ = 0, stale_ = 0, malformed_ = 0, declined_ = 0;
+  uint64_t guard_recalls_ = 0, refused_ = 0, stale_ = 0, malformed_ = 0, declined_ = 0;
 };
 
 }  // namespace lombard

@@ -28,6 +28,8 @@ inline messages::Purpose ToWire(Purpose purpose) {
       return messages::PURPOSE_MOVE;
     case Purpose::kPrefix:
       return messages::PURPOSE_PREFIX;
+    case Purpose::kAdopt:
+      return messages::PURPOSE_ADOPT;
   }
   return messages::PURPOSE_UNSPECIFIED;
 }

@@ -47,7 +47,11 @@
 //                                                          are free when service has let go of them
 //   recalled   RecallDeclined                   active     asks for this loan no more for `recall_again`
 //   recalled   recall deadline over             expired    withdraws, frees, new ledger epoch
-//   any        debtor lost, or restarted        expired    withdraws, frees, new ledger epoch
+//   active     queries lack credit too long     recalled   the same (GUARD)
+//   active     debtor lost, or restarted        held over  withdraws, new ledger epoch (A DEBTOR LOST)
+//   other      debtor lost, or restarted        expired    withdraws, frees, new ledger epoch
+//   held over  TryMoveKv to adopt it            reserved   a new loan of the new home; frees the rest
+//   held over  adopt_within over, memory wanted -          frees
 //   repaid and expired loans are forgotten; a loan id is never used again:
 //              ActivateLoan                     -          answers not active
 //              Repay                            -          answers RepayAck (the first may have been lost)
@@ -84,9 +88,49 @@
 // Without an answer within `recall_deadline` of the creditor's clock the loan expires: later queries are
 // refused, and the debtor treats it as lost.
 //
+// GUARD. Attention served to others may slow the creditor's own requests by the share `guard`, not more.
+//   duty     While own requests are computed, service attends on credit alone (distattn/service_budget.h): an
+//            own step that computed for s seconds gives guard * s; what is not used before the next one ends
+//            is void, what was taken beyond it is owed. A slice once begun is finished. While no own request
+//            runs, and while the own step waits for other workers, service is free: so rings of loans go on.
+//            KV that comes or goes is not held up, so a recall never waits for credit; its time is charged. A
+//            query that has to wait is answered late and never refused; the debtor's reply deadline begins
+//            anew with every state that arrives.
+//   lending  A creditor whose queries lacked credit in most of its own steps for `guard_after` has lent too
+//            much: it recalls the loans of the youngest request, and those of the next one when that is still
+//            so another `guard_after` later. Until it has been better for `guard_again`, or no own request
+//            runs, it lends no more. Nor does it lend what would need more than the guard by its measured
+//            rates, if each debtor's step reads all that is lent once in an own step.
+//   oldest   A request that is older than all running ones of the creditor is lent to in spite of the guard,
+//            and may decline its recall when there is nowhere to go: it is served within the duty, so slower,
+//            and still gets through. The view tells for each creditor what it would lend to such a request,
+//            and for whose sake others get less. Growth is served in spite of the guard, as of a claim.
+//
 // A LOAN LOST, at the debtor: the creditor is lost or unreachable, or refused a query or write because it
 // does not know (id, epoch). The home forgets the span and computes its tokens again against the KV that is
 // left. No step that used the loan commits.
+//
+// A DEBTOR LOST: its requests go to new homes, which adopt what creditors still have of them.
+//   names       Once blocks of a request are stored in slots and the table names them there, the debtor tells
+//               the creditor what they hold (SpanStored): which blocks of the sequence, and for each its
+//               name, a hash of model, KV format, salt and every token up to its end (kvpool/block_hash.h). A
+//               slot is written once, so a name once told stays true.
+//   held over   When the debtor is lost, the creditor ends the loan (new ledger epoch, slots withdrawn), but
+//               keeps the named blocks of an active one for `adopt_within` of its clock. Nobody can query or
+//               write them. They go first when memory is wanted here: by an own request, for any other loan,
+//               or at the end of the job.
+//   adoption    The front door's replay names the lost process. The new home asks each creditor, itself
+//   first,
+//               before it admits the request: TryMoveKv with purpose ADOPT, the lost process, and the names
+//               of all full blocks of the tokens it was given, except for the last token, which is computed
+//               in any case. The creditor grants a new loan, id and epoch, of exactly the blocks whose place
+//               and name agree, and says which they are; the rest of what it held over for the request is
+//               freed. It goes on as any loan: lease, ActivateLoan. So a span is adopted once, and one that
+//               holds other tokens (generated, but never delivered) is not adopted at all.
+//   too early   A creditor that has active loans of the named process has not heard of its loss yet: it does
+//               not answer, and is asked again after `retry`.
+//   the rest    What is not adopted is computed as after a lost loan. When the memory for it is not at hand,
+//               what was adopted is given back, and the request waits with nothing, like any other.
 //
 // EPOCHS AND COPIES
 //   incarnation  in every message; a smaller one than known, or one known to be lost, is dropped; a larger

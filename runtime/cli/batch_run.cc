@@ -90,6 +90,10 @@ Report MakeReport(size_t requests, const Samples& samples, double seconds,
   const Dispatcher::Counters dispatched = job.dispatch_counters();
   report.recovery.requests_replayed = dispatched.replayed;
   report.recovery.stale_tokens = dispatched.stale_tokens;
+  report.recovery.replayed_tokens = dispatched.replayed_tokens;
+  const Job::Pauses pauses = job.pauses();
+  report.recovery.pause_s = PercentilesOf(pauses.affected);
+  report.recovery.others_pause_s = PercentilesOf(pauses.others);
   for (const messages::WorkerReport& w : workers) {
     report.steps += w.steps();
     report.remote_steps += w.remote_steps();
@@ -119,6 +123,8 @@ Report MakeReport(size_t requests, const Samples& samples, double seconds,
     report.recovery.recomputed_tokens += w.recomputed_tokens();
     report.recovery.abandoned_steps += w.abandoned_steps();
     report.recovery.fenced += w.fenced();
+    report.recovery.adopted_tokens += w.adopted_tokens();
+    report.recovery.stale_messages += w.stale_messages();
   }
   for (int rank : job.lost_ranks()) {
     report.ranks[rank].lost = true;

@@ -119,6 +119,7 @@ absl::StatusOr<WorkerSettings> ResolveSettings(const WorkerOptions& options, con
       options.max_model_len.value_or(static_cast<uint32_t>(model.max_position_embeddings));
   settings.reserve = cluster.lending.reserve;
   settings.lent_max = cluster.lending.lent_max;
+  settings.guard = cluster.lending.guard;
   settings.heartbeat = options.heartbeat;
   settings.dead_after = options.dead_after;
   settings.gmanager.instances = place.size;

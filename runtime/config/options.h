@@ -23,6 +23,13 @@ struct KvBudgetOptions {
   std::vector<uint64_t> bytes;
 };
 
+// Instrumented code runs an order of magnitude slower.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr absl::Duration kDeadAfter = absl::Seconds(10);
+#else
+constexpr absl::Duration kDeadAfter = absl::Seconds(1);
+#endif
+
 // What every command that runs workers takes. An unset optional leaves the choice to the cluster file, then
 // to the default said here.
 struct WorkerOptions {
@@ -50,7 +57,7 @@ struct WorkerOptions {
   std::string rendezvous;              // host:port of rank 0's listener; needs rank and size
 
   absl::Duration heartbeat = absl::Milliseconds(100);    // how often a worker reports to the global manager
-  absl::Duration dead_after = absl::Seconds(10);         // a peer unheard for this long is lost
+  absl::Duration dead_after = kDeadAfter;                // a peer unheard for this long is lost
   absl::Duration claim_after = absl::Milliseconds(250);  // a request refused for this long gets a claim
   absl::Duration recovery_wait = absl::Seconds(60);      // for a worker, when those left are too small
   absl::Duration start_timeout = absl::Seconds(120);     // until all ranks have met

@@ -104,6 +104,9 @@ void Engine::Submit(SequenceRequest request, absl::Time now) {
     if (const auto reason = sequence->stop.Push(token); reason.has_value())
       return End(*sequence, *reason, absl::OkStatus(), now);
   }
+  // All but the last token had been computed elsewhere.
+  sequence->recovers = sequence->request.lost_home.has_value();
+  if (sequence->recovers) sequence->reached = static_cast<uint32_t>(sequence->tokens.size()) - 1;
   const auto at = std::lower_bound(waiting_.begin(), waiting_.end(), sequence->id(),
                                    [](const SequencePtr& s, const RequestId& id) { return s->id() < id; });
   waiting_.insert(at, std::move(sequence));
@@ -143,6 +146,7 @@ const StepWork* Engine::Begin(absl::Time now) {
   BringLoansHome(now);
   BringPrefixesHome(now);
   Admit(now);
+  FinishAdoptions(now);
   rows_ = Schedule(now);
   ReportLoad();
   if (rows_.empty()) return nullptr;
@@ -279,6 +283,7 @@ void Engine::Commit(StepResult& result, absl::Time now) {
     outputs_.push_back({.id = s.id(),
                         .token = sampled.id,
                         .index = s.output_size() - 1,
+                        .recovered = std::exchange(s.recovers, false),
                         .logprob = sampled.logprob,
                         .top_logprobs = sampled.top});
     if (const auto reason = s.stop.Push(sampled.id); reason.has_value())

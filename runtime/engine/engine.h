@@ -94,6 +94,7 @@ struct RecoveryStats {
   uint64_t preemptions = 0;  // sequences that had to begin again
   uint64_t abandoned_steps = 0;
   uint64_t blocks_returned = 0;  // fetched home from loans
+  uint64_t adopted_tokens = 0;   // of requests whose home was lost, found at creditors of that
 };
 
 class Engine {
@@ -145,6 +146,16 @@ class Engine {
   bool TryAdmit(Sequence& sequence, absl::Time now);
   uint32_t BlocksOfYoungerThanClaim() const;                        // that they hold here
   bool Block(Sequence& sequence, uint32_t blocks, absl::Time now);  // notes what it lacks; false
+  // Reserves `blocks`, here or partly elsewhere; false: it cannot now. `patient`: it would wait for moves.
+  bool TakeMemory(Sequence& sequence, uint32_t blocks, bool patient, absl::Time now);
+  void BackToWaiting(Sequence& sequence);
+
+  // engine_adopt.cc
+  absl::Span<const uint64_t> Names(Sequence& sequence, uint32_t blocks) const;  // of the first ones
+  void TellStored(Sequence& sequence, const BlockExport& part) const;
+  bool StartAdoption(Sequence& sequence, absl::Time now);  // false: there is nothing to adopt
+  void Adopt(Sequence& sequence, const Borrowed& borrowed, absl::Time now);
+  void FinishAdoptions(absl::Time now);
 
   // engine_prefix.cc
   bool SomeoneComputesMoreOf(const Sequence& sequence, uint64_t cached_tokens) const;
@@ -196,8 +207,9 @@ class Engine {
   void End(Sequence& sequence, std::string reason, absl::Status error, absl::Time now);
   void MeasureRates(const StepReport& report);
   void ReportLoad();
-  uint32_t LendableAt(InstanceId instance) const;  // blocks, by our view
-  uint32_t ClusterLendable() const;                // all others' together
+  // Blocks that would be lent to the request, by our view; of all others together.
+  uint32_t LendableAt(InstanceId instance, const RequestId& request) const;
+  uint32_t ClusterLendable(const RequestId& request) const;
   uint32_t BlocksFor(uint64_t tokens) const {
     return static_cast<uint32_t>((tokens + options_.block_tokens - 1) / options_.block_tokens);
   }
@@ -224,6 +236,7 @@ class Engine {
   uint64_t next_transfer_ = 1, preemptions_ = 0;
   uint32_t move_credit_tokens_ = 0;  // what decoding sequences may still push into loans at the limited rate
   Load rates_;                       // only its measured rates are used
+  double layer_seconds_ = 0;         // of a step's own computing, on average
   RecoveryStats recovery_;
   std::map<uint64_t, uint64_t> rows_elsewhere_;  // that were sent to a prefix, by its name
   uint64_t prefixes_copied_ = 0;

@@ -32,6 +32,7 @@ void Engine::MeasureRates(const StepReport& report) {
     Average(std::max(0.0, dense - rates_.weights_seconds) / row_count, &rates_.row_seconds);
   }
   if (row_tokens > 0) Average(t.local / layers / row_tokens, &rates_.token_seconds);
+  Average(dense + (t.local + t.merge + t.send) / layers, &layer_seconds_);
 }
 
 void Engine::ReportLoad() {
@@ -48,6 +49,7 @@ void Engine::ReportLoad() {
   for (const SequencePtr& s : running_) {
     consider(*s);
     if (s->phase != SequencePhase::kRunning) continue;
+    if (!load.oldest_running.has_value()) load.oldest_running = s->id();
     ++load.batch;
     load.own_tokens += s->table.local_tokens();
     const uint32_t home = s->table.local_blocks(), movable = s->table.full_blocks();
@@ -58,6 +60,7 @@ void Engine::ReportLoad() {
     ++load.waiting;
     load.waiting_tokens += s->tokens.size();
   }
+  if (layer_seconds_ > 0) load.block_share = options_.block_tokens * rates_.token_seconds / layer_seconds_;
   rmanager_->SetLoad(load);
 }
 

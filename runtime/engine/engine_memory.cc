@@ -37,6 +37,7 @@ void Engine::FlipStoredBlocks(Sequence& s) {
       s.table.CloseLoan(part.blocks[0].loan);
       return true;
     }
+    TellStored(s, part);
     for (const BlockTable::Transit& d : part.blocks) {
       s.table.Arrive(d);
       if (pool_->references(d.id) > 1) {  // others read on
@@ -99,26 +100,34 @@ uint32_t Engine::BlocksOfYoungerThanClaim() const {
 
 bool Engine::TryAdmit(Sequence& s, absl::Time now) {
   const uint64_t tokens = std::min<uint64_t>(s.tokens.size() + options_.headroom_tokens, s.tokens_max());
-  const uint32_t need = BlocksFor(tokens), free = pool_->free_count();
+  const uint32_t need = BlocksFor(tokens);
+  if (s.request.lost_home.has_value() && options_.lending) {
+    if (!rmanager_->MayAdmit(s.id())) return Block(s, need, now);
+    if (StartAdoption(s, now)) return true;
+  }
   if (prefixes_ != nullptr) {
     const PrefixMatch match = prefixes_->Match(s.request.cache_salt, s.tokens);
     if (SomeoneComputesMoreOf(s, match.tokens)) return false;
     if (TryReadElsewhere(s, match.tokens, need, now)) return true;
     if (TryAdmitOverPrefix(s, match, need, now)) return true;
   }
+  // What would fit at home waits a little for the planner to move something longer away, then borrows itself.
+  const bool patient =
+      need <= pool_->total_count() && now < s.blocked_since.value_or(now) + options_.borrow_patience;
+  return TakeMemory(s, need, patient, now) || Block(s, need, now);
+}
+
+bool Engine::TakeMemory(Sequence& s, uint32_t need, bool patient, absl::Time now) {
+  const uint32_t free = pool_->free_count();
   if (need <= free) {
-    if (!rmanager_->MayAdmitLocally(s.id(), need, BlocksOfYoungerThanClaim())) return Block(s, need, now);
+    if (!rmanager_->MayAdmitLocally(s.id(), need, BlocksOfYoungerThanClaim())) return false;
     s.table.AddSpare(*pool_->Allocate(need));
     s.phase = SequencePhase::kRunning;
     s.blocked_since.reset();
     return true;
   }
-  // What would fit at home waits a little for the planner to move something longer away, then borrows itself.
-  const bool patient =
-      need <= pool_->total_count() && now < s.blocked_since.value_or(now) + options_.borrow_patience;
-  const uint32_t lendable = options_.lending ? ClusterLendable() : 0;
-  if (patient || free == 0 || need - free > lendable || !rmanager_->MayAdmit(s.id()))
-    return Block(s, need, now);
+  const uint32_t lendable = options_.lending ? ClusterLendable(s.id()) : 0;
+  if (patient || free == 0 || need - free > lendable || !rmanager_->MayAdmit(s.id())) return false;
   const uint32_t could_keep = std::min(pool_->total_count() / kShortRequestShare, lendable - (need - free));
   const uint32_t local = std::max<uint32_t>(1, free - std::min(could_keep, free - 1));
   s.table.AddSpare(*pool_->Allocate(local));
@@ -135,14 +144,14 @@ bool Engine::Block(Sequence& s, uint32_t blocks, absl::Time now) {
   return false;
 }
 
-uint32_t Engine::LendableAt(InstanceId instance) const {
-  return rmanager_->view().instances[Value(instance)].lendable;
+uint32_t Engine::LendableAt(InstanceId instance, const RequestId& request) const {
+  return rmanager_->view().instances[Value(instance)].LendableTo(request);
 }
 
-uint32_t Engine::ClusterLendable() const {
+uint32_t Engine::ClusterLendable(const RequestId& request) const {
   uint32_t blocks = 0;
   for (size_t i = 0; i < rmanager_->view().instances.size(); ++i) {
-    if (InstanceId(i) != options_.self) blocks += LendableAt(InstanceId(i));
+    if (InstanceId(i) != options_.self) blocks += LendableAt(InstanceId(i), request);
   }
   return blocks;
 }
@@ -150,6 +159,7 @@ uint32_t Engine::ClusterLendable() const {
 void Engine::HandleEvent(const RManager::Event& event, absl::Time now) {
   if (const auto* borrowed = std::get_if<Borrowed>(&event)) {
     Sequence* s = Find(borrowed->request);
+    if (s != nullptr && s->adoptions.erase(borrowed->ticket) > 0) return Adopt(*s, *borrowed, now);
     const bool moves = s != nullptr && s->move.has_value() && s->move->ticket == borrowed->ticket;
     if (s == nullptr || (!moves && s->ticket != borrowed->ticket)) {  // preempted or finished meanwhile
       for (const Loan& loan : borrowed->loans) {
@@ -179,7 +189,7 @@ void Engine::HandleEvent(const RManager::Event& event, absl::Time now) {
     }
   } else if (const auto* refused = std::get_if<BorrowRefused>(&event)) {
     Sequence* s = Find(refused->request);
-    if (s == nullptr) return;
+    if (s == nullptr || s->adoptions.erase(refused->ticket) > 0) return;
     if (s->move.has_value() && s->move->ticket == refused->ticket) s->move.reset();
     if (s->ticket != refused->ticket) return;
     s->ticket.reset();
@@ -270,15 +280,19 @@ void Engine::Preempt(Sequence& s, absl::Time now) {
     s.reached = 0;
   }
   ReleaseMemory(s, now);
-  s.phase = SequencePhase::kWaiting;
   if (was_running) ++s.preemptions, ++preemptions_;
+  if (!s.blocked_since.has_value()) s.blocked_since = now;
+  s.blocked_need = BlocksFor(s.tokens.size());
+  BackToWaiting(s);
+}
+
+void Engine::BackToWaiting(Sequence& s) {
+  s.phase = SequencePhase::kWaiting;
   const auto from =
       std::find_if(running_.begin(), running_.end(), [&](const SequencePtr& r) { return r.get() == &s; });
   CHECK(from != running_.end());
   const auto to = std::lower_bound(waiting_.begin(), waiting_.end(), s.id(),
                                    [](const SequencePtr& w, const RequestId& id) { return w->id() < id; });
-  if (!s.blocked_since.has_value()) s.blocked_since = now;
-  s.blocked_need = BlocksFor(s.tokens.size());
   waiting_.insert(to, std::move(*from));
   running_.erase(from);
 }
@@ -290,6 +304,7 @@ void Engine::ReleaseMemory(Sequence& s, absl::Time now) {
   s.exports.clear(), s.imports.clear(), s.returns.clear();
   EndMove(s);
   s.ticket.reset();
+  s.adoptions.clear();
   s.elsewhere.reset();
   LeavePrefix(s, now);
   pool_->ReleaseAll(s.table.Clear());
@@ -366,6 +381,7 @@ void Engine::LoseLoan(const Loan& loan, absl::Time now) {
   if (loan.prefix) s->request.prefix.reset();
   EndFinishedMove(*s);
   if (lost == 0) return;
+  s->recovers = true;
   ++recovery_.loans_lost;
   recovery_.blocks_lost += lost;
   // What the first lost token saw may be behind the window by now, and dropped.
@@ -378,9 +394,10 @@ void Engine::GiveBack(const RecallWanted& recall, absl::Time now) {
   const LoanId loan = recall.loan.id;
   Sequence* s = Find(recall.loan.request);
   if (s == nullptr || !s->table.HasLoan(loan)) return rmanager_->Repay(loan, now);
+  if (s->phase != SequencePhase::kRunning) return Preempt(*s, now);  // adopted, and not yet in use
   if (options_.bug == PlantedBug::kUseRepaid) return rmanager_->Repay(loan, now);
-  const uint32_t elsewhere =
-      ClusterLendable() - std::min(ClusterLendable(), LendableAt(recall.loan.creditor));
+  const uint32_t all = ClusterLendable(s->id());
+  const uint32_t elsewhere = all - std::min(all, LendableAt(recall.loan.creditor, s->id()));
   if (s->table.loan(loan).blocks <= pool_->free_count() + elsewhere) {
     TakeHome(loan, now + (recall.deadline - now) / 2, now);  // time is left for the Repay
   } else if (recall.may_decline) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "base/ids.h"
 #include "kvpool/block_table.h"
 #include "kvpool/prefix_tree.h"
+#include "rmanager/loans.h"
 #include "runtime/engine/sampling_params.h"
 #include "runtime/engine/stop_checker.h"
 
@@ -30,13 +32,15 @@ struct SequenceRequest {
     uint32_t tokens = 0;
   };
   std::optional<PrefixHint> prefix;
+  std::optional<LostHome> lost_home;  // where it ran last
 };
 
 // What the instance says of it, in order. The last one has `finished`.
 struct SequenceOutput {
   RequestId id;
   std::optional<int32_t> token;
-  uint32_t index = 0;  // of the token, in the output
+  uint32_t index = 0;      // of the token, in the output
+  bool recovered = false;  // the first token after KV or its home was lost
   float logprob = 0;
   std::vector<std::pair<int32_t, float>> top_logprobs;
   bool finished = false;
@@ -78,6 +82,7 @@ struct PrefixElsewhere {
 
 enum class SequencePhase : uint8_t {
   kWaiting,    // no memory held
+  kAdopting,   // creditors of its lost home asked for what they hold over
   kBorrowing,  // local blocks taken, creditors asked
   kRunning,    // memory reserved; prefill until computed reaches the last token, then decode
 };
@@ -109,8 +114,11 @@ struct Sequence {
   absl::Time retry_at = absl::InfinitePast();
   std::optional<absl::Time> blocked_since;  // first refusal of the memory it needs now
   uint32_t blocked_need = 0;                // blocks
+  std::set<uint64_t> adoptions;             // tickets, of those not answered yet
+  std::vector<uint64_t> names;              // of its full blocks, as far as they were wanted
   uint32_t preemptions = 0;
-  uint32_t reached = 0;  // tokens computed; those below are computed again because a loan was lost
+  uint32_t reached = 0;   // tokens computed; those below are computed again because a loan was lost
+  bool recovers = false;  // KV was lost, or its home, and no token generated since
   bool finished = false;
 
   const RequestId& id() const { return request.id; }

@@ -79,7 +79,9 @@ std::string ReportJson(const Report& r) {
       {"ranks_lost", r.recovery.ranks_lost},           {"requests_replayed", r.recovery.requests_replayed},
       {"lost_tokens", r.recovery.lost_tokens},         {"recomputed_tokens", r.recovery.recomputed_tokens},
       {"abandoned_steps", r.recovery.abandoned_steps}, {"fenced", r.recovery.fenced},
-      {"stale_tokens", r.recovery.stale_tokens}};
+      {"stale_tokens", r.recovery.stale_tokens},       {"replayed_tokens", r.recovery.replayed_tokens},
+      {"adopted_tokens", r.recovery.adopted_tokens},   {"stale_messages", r.recovery.stale_messages},
+      {"pause_s", ToJson(r.recovery.pause_s)},         {"others_pause_s", ToJson(r.recovery.others_pause_s)}};
   out["loans"] = {{"granted", r.loans.granted},
                   {"refused", r.loans.refused},
                   {"recalled", r.loans.recalled},

@@ -50,6 +50,10 @@ struct Report {
     uint64_t lost_tokens = 0, recomputed_tokens = 0;  // KV in lost loans; computed again because of that
     uint64_t abandoned_steps = 0;
     uint64_t fenced = 0, stale_tokens = 0;  // processes declared lost that lived; what they still delivered
+    uint64_t replayed_tokens = 0;           // of requests replayed: prompts, and what had been delivered
+    uint64_t adopted_tokens = 0;            // of these, those whose KV creditors still held
+    uint64_t stale_messages = 0;            // of or for what was lost: dropped or refused
+    Percentiles pause_s, others_pause_s;    // of sequences that lost KV or home; of those running beside them
   } recovery;
   struct {
     uint64_t granted = 0, refused = 0, recalled = 0, repaid = 0, lost = 0;

@@ -131,8 +131,10 @@ void Dispatcher::OnMembers(const std::vector<Membership::Member>& members, absl:
     if (!open.home.has_value()) {
       if (options_.bug != PlantedBug::kForgetHomeless) Place(open, now);
     } else if (!IsAlive(*open.home) || open.incarnation != members_[Value(*open.home)].incarnation) {
+      open.request.lost_home = LostHome{*open.home, open.incarnation};
       LeaveHome(open);
       ++counters_.replayed;
+      counters_.replayed_tokens += open.request.prompt.size() + open.request.output.size();
       Place(open, now);
     } else if (Fits(open)) {
       open.too_small_since.reset();

@@ -41,9 +41,10 @@ class Dispatcher {
     PlantedBug bug = PlantedBug::kNone;
   };
   struct Counters {
-    uint64_t replayed = 0;       // requests given out again
-    uint64_t stale_tokens = 0;   // from processes that are not, or no longer, a request's home
-    uint64_t copied_tokens = 0;  // delivered before
+    uint64_t replayed = 0;         // requests given out again
+    uint64_t replayed_tokens = 0;  // of them, prompts and what had been delivered
+    uint64_t stale_tokens = 0;     // from processes that are not, or no longer, a request's home
+    uint64_t copied_tokens = 0;    // delivered before
   };
 
   Dispatcher(std::vector<Router::Instance> instances, const Options& options);

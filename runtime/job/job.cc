@@ -106,6 +106,11 @@ Dispatcher::Counters Job::dispatch_counters() const {
   return dispatcher_.counters();
 }
 
+Job::Pauses Job::pauses() const {
+  std::lock_guard lock(mutex_);
+  return pauses_;
+}
+
 std::vector<Outgoing> Job::CollectLocked() {
   const double now = Seconds();
   for (SequenceOutput& output : dispatcher_.TakeOutputs()) {
@@ -113,6 +118,12 @@ std::vector<Outgoing> Job::CollectLocked() {
     CHECK(it != open_.end()) << output.id;
     SequenceResult& result = it->second;
     if (output.token.has_value()) {
+      const double last = result.token_s.empty() ? now : result.token_s.back();
+      if (output.recovered) {
+        if (!result.token_s.empty()) pauses_.affected.push_back(now - last);
+      } else if (last < last_loss_s_) {
+        pauses_.others.push_back(now - last);
+      }
       result.token_ids.push_back(*output.token);
       result.logprobs.push_back(output.logprob);
       result.top_logprobs.push_back(std::move(output.top_logprobs));
@@ -146,7 +157,10 @@ void Job::OnMembers(const std::vector<Membership::Member>& members) {
   std::unique_lock lock(mutex_);
   for (int rank = 0; rank < ranks_; ++rank) {
     const bool lost = members[rank].state == Membership::State::kLost;
-    if (lost && alive_[rank]) progress_.kv_used[rank] = progress_.kv_lent[rank] = 0;
+    if (lost && alive_[rank]) {
+      progress_.kv_used[rank] = progress_.kv_lent[rank] = 0;
+      last_loss_s_ = Seconds();
+    }
     alive_[rank] = !lost;
   }
   dispatcher_.OnMembers(members, clock_->Now());

@@ -63,6 +63,12 @@ class Job final : public FrontDoor {
   absl::StatusOr<std::vector<messages::WorkerReport>> End(absl::Duration deadline);
   std::vector<int> lost_ranks() const;  // not alive at the end
   Dispatcher::Counters dispatch_counters() const;
+  // Seconds from a sequence's last token before a loss to its next one.
+  struct Pauses {
+    std::vector<double> affected;  // that lost KV or their home
+    std::vector<double> others;    // running ones, when a rank was lost
+  };
+  Pauses pauses() const;
 
   void OnTokens(int rank, uint64_t incarnation, const messages::TokenBatch& batch) override;
   void OnMembers(const std::vector<Membership::Member>& members) override;
@@ -90,6 +96,8 @@ class Job final : public FrontDoor {
   std::vector<SequenceResult> done_;
   JobProgress progress_;
   std::vector<bool> alive_;  // by rank; all at first
+  double last_loss_s_ = -1;  // when a rank was declared lost
+  Pauses pauses_;
   std::map<int, messages::WorkerReport> reports_;
   absl::Status failure_;
 };

@@ -7,6 +7,7 @@
 #include "base/status.h"
 #include "runtime/model/byte_tokenizer.h"
 #include "runtime/sim/describe.h"
+#include "runtime/sim/process.h"
 
 namespace lombard::sim {
 namespace {
@@ -14,6 +15,8 @@ namespace {
 constexpr absl::Duration kPingPeriod = absl::Milliseconds(100), kDeadAfter = absl::Seconds(1);
 constexpr absl::Duration kReplyDeadline = absl::Seconds(1), kLease = absl::Seconds(5);
 constexpr absl::Duration kRecallDeadline = absl::Milliseconds(2100);
+constexpr CreditorGuard::Options kGuard{
+    .window = absl::Milliseconds(100), .after = absl::Milliseconds(300), .again = absl::Seconds(1)};
 // After the last fault. A request may need a few claims, recalls and retries; what is still open then is
 // stuck.
 constexpr absl::Duration kPatience = absl::Seconds(300);
@@ -43,25 +46,6 @@ GManagerOptions ManagerOptions(const Scenario& scenario) {
 }
 
 }  // namespace
-
-struct ClusterSim::Process {
-  int rank = 0;
-  uint64_t number = 0;
-  std::unique_ptr<SymbolicMachine> machine;
-  std::unique_ptr<KvPool> pool;
-  std::unique_ptr<RManager> rmanager;
-  std::unique_ptr<Engine> engine;
-  std::unique_ptr<Instance> instance;
-
-  std::deque<std::pair<int, Control>> inbox;  // of the step thread
-  std::vector<int> down;                      // peers, for the step thread
-  uint64_t step = 0;                          // begun
-  bool stepping = false, computed = false;
-  bool stopped = false;
-  CreditorAudit audit;
-  std::vector<std::weak_ptr<const LoanSlots>> served;  // that service threads may still read or write
-  std::deque<std::function<void(Process&)>> stalled;   // what waits until it goes on
-};
 
 ClusterSim::ClusterSim(Scenario scenario, std::function<void(const std::string&)> trace)
     : scenario_(std::move(scenario)),
@@ -110,8 +94,7 @@ ClusterSim::~ClusterSim() = default;
 
 void ClusterSim::StartProcess(int rank) {
   if (processes_[static_cast<size_t>(rank)] != nullptr) return;
-  auto process = std::make_unique<Process>();
-  process->rank = rank;
+  auto process = std::make_unique<Process>(Process{.rank = rank, .budget = ServiceBudget(scenario_.guard)});
   process->number = next_process_++;
   const uint32_t blocks = scenario_.pools[static_cast<size_t>(rank)];
   const uint64_t number = process->number;
@@ -128,6 +111,8 @@ void ClusterSim::StartProcess(int rank) {
           .sampler = [this, rank] { return SamplerOf(rank); }});
   SymbolicMachine* machine = process->machine.get();
   process->pool = std::make_unique<KvPool>(blocks, [machine](BlockId id) { machine->Poison(id); });
+  CreditorGuard::Options guard = kGuard;
+  guard.guard = scenario_.guard;
   process->rmanager =
       std::make_unique<RManager>(RManagerOptions{.self = InstanceId(rank),
                                                  .instances = static_cast<int>(processes_.size()),
@@ -138,7 +123,10 @@ void ClusterSim::StartProcess(int rank) {
                                                  .lease = kLease,
                                                  .reply_deadline = kReplyDeadline,
                                                  .retry = absl::Milliseconds(300),
+                                                 .recall_after = scenario_.recall_after,
                                                  .recall_deadline = kRecallDeadline,
+                                                 .adopt_within = absl::Seconds(5),
+                                                 .guard = guard,
                                                  .bug = scenario_.bug},
                                  process->pool.get());
   uint64_t reachable = 0;
@@ -186,9 +174,10 @@ void ClusterSim::EndProcess(int rank) {
   Trace([&] { return absl::StrCat("rank ", rank, ": process ", process->number, " is gone"); });
   const RManager::Counters c = process->rmanager->counters();
   stats_.loans += c.granted, stats_.recalled += c.recalled, stats_.overdue += c.overdue,
-      stats_.lost += c.lost, stats_.prefixes += c.prefixes_granted;
+      stats_.lost += c.lost, stats_.guard_recalls += c.guard_recalls, stats_.prefixes += c.prefixes_granted;
   stats_.copied += process->engine->prefixes_copied();
   stats_.fenced += process->instance->fenced_count(), stats_.preemptions += process->engine->preemptions();
+  stats_.adopted_tokens += process->engine->recovery_stats().adopted_tokens;
   loans_.CreditorGone(*process->rmanager);
   process.reset();
   network_->End(rank);
@@ -223,6 +212,7 @@ void ClusterSim::StepLoop(int rank, uint64_t number) {
       CHECK_OK(process.instance->Handle(from, *message, now));
     }
     process.instance->OnFailures(process.machine->TakeFailures(), now);
+    process.rmanager->SetService(process.budget.totals().own, process.budget.totals().starved);
     process.instance->Tick(now);
     std::erase_if(process.served, [](const auto& slots) { return slots.expired(); });
     const StepWork* work = process.instance->BeginStep(now);
@@ -232,6 +222,9 @@ void ClusterSim::StepLoop(int rank, uint64_t number) {
     verdict_.Update(CheckProcess(process));
     verdict_.Update(Annotate(AuditTables(*process.rmanager, *process.engine), absl::StrCat("rank ", rank)));
     if (work == nullptr) {
+      process.budget.OwnIdle();
+      process.guard.Idle();
+      TryServe(process);
       events_.After(random_.Between(absl::Milliseconds(1), scenario_.step_max),
                     [this, rank, number] { StepLoop(rank, number); });
       return;
@@ -239,21 +232,37 @@ void ClusterSim::StepLoop(int rank, uint64_t number) {
     process.stepping = true, process.computed = false;
     const uint64_t step = ++process.step;
     Trace([&] { return absl::StrCat("rank ", rank, ": step ", step, ": ", DescribeWork(*work)); });
-    process.machine->Start(work);
-    events_.After(random_.Between(absl::Milliseconds(1), scenario_.step_max), [this, rank, number] {
-      ForProcess(rank, number, [this](Process& p) {
-        p.computed = true;
-        TryFinishStep(p);
-      });
-    });
-    events_.After(kReplyDeadline, [this, rank, number, step] {
-      ForProcess(rank, number, [this, step](Process& p) {
-        if (!p.stepping || p.step != step || !p.computed) return;
-        p.machine->GiveUp();
-        TryFinishStep(p);
-      });
+    process.own = random_.Between(absl::Milliseconds(1), scenario_.step_max);
+    process.stolen = absl::ZeroDuration();
+    process.machine->Start(work, absl::ToDoubleSeconds(process.own));
+    process.budget.OwnBegins();
+    Compute(process, process.own);
+  });
+}
+
+void ClusterSim::Compute(Process& process, absl::Duration seconds) {
+  events_.After(seconds, [this, rank = process.rank, number = process.number] {
+    ForProcess(rank, number, [this](Process& p) {
+      if (p.stolen > absl::ZeroDuration()) return Compute(p, std::exchange(p.stolen, {}));
+      p.computed = true;
+      p.heard = events_.now();
+      p.budget.OwnWaits(true);
+      TryFinishStep(p);
+      if (p.stepping) WaitForCreditors(p), TryServe(p);
     });
   });
+}
+
+void ClusterSim::WaitForCreditors(Process& process) {
+  events_.At(process.heard + kReplyDeadline,
+             [this, rank = process.rank, number = process.number, step = process.step] {
+               ForProcess(rank, number, [this, step](Process& p) {
+                 if (!p.stepping || p.step != step) return;
+                 if (events_.now() < p.heard + kReplyDeadline) return WaitForCreditors(p);
+                 p.machine->GiveUp();
+                 TryFinishStep(p);
+               });
+             });
 }
 
 void ClusterSim::TryFinishStep(Process& process) {
@@ -265,6 +274,12 @@ void ClusterSim::TryFinishStep(Process& process) {
     return absl::StrCat("rank ", process.rank, ": step ", process.step,
                         result.ok() ? " commits" : " is abandoned");
   });
+  const bool held = !process.queries.empty();
+  process.budget.OwnWaits(false);
+  process.budget.OwnEnds(absl::ToDoubleSeconds(process.own), held && !process.budget.MayAttend());
+  verdict_.Update(Annotate(process.guard.StepEnded(absl::ToDoubleSeconds(process.own), scenario_.guard),
+                           absl::StrCat("rank ", process.rank)));
+  TryServe(process);
   const StepReport report = process.instance->FinishStep(std::move(result), events_.now());
   stats_.steps += report.rows > 0, stats_.remote_steps += report.remote;
   process.instance->OnFailures(process.machine->TakeFailures(), events_.now());
@@ -274,91 +289,7 @@ void ClusterSim::TryFinishStep(Process& process) {
                 [this, rank = process.rank, number = process.number] { StepLoop(rank, number); });
 }
 
-// --------------------------------------------------------------------------------------------- network
-
-void ClusterSim::SendAll(int from, std::vector<Outgoing> outgoing) {
-  for (Outgoing& out : outgoing) {
-    if (out.message.has_recall() && processes_[static_cast<size_t>(from)] != nullptr)
-      processes_[static_cast<size_t>(from)]->audit.OnRecall(out.message.recall(), events_.now());
-    Trace([&] { return absl::StrCat("rank ", from, " -> ", out.to, ": ", DescribeMessage(out.message)); });
-    network_->Send(from, out.to, std::make_shared<const messages::ControlMessage>(std::move(out.message)));
-  }
-}
-
-void ClusterSim::Deliver(int from, int to, const Payload& payload) {
-  if (const Control* control = std::get_if<Control>(&payload)) {
-    const messages::ControlMessage& message = **control;
-    if (to == 0 && ForGlobalManager(message)) {
-      gmanager_.Handle(from, message, events_.now());
-      return AfterManager();
-    }
-    if (to == 0 && message.has_tokens()) {
-      dispatcher_.OnTokens(from, message.incarnation(), message.tokens(), events_.now());
-      return AfterManager();
-    }
-  }
-  const Process* process = processes_[static_cast<size_t>(to)].get();
-  if (process == nullptr) return;
-  ForProcess(to, process->number, [this, from, payload](Process& p) { Receive(p, from, payload); });
-}
-
-void ClusterSim::Receive(Process& process, int from, const Payload& payload) {
-  const auto slots_of = [&](LoanId loan, uint64_t epoch) {
-    std::shared_ptr<const LoanSlots> slots = process.rmanager->hosted()->Find(loan, epoch);
-    return slots != nullptr && slots->loan.debtor == InstanceId(from) ? slots : nullptr;
-  };
-  // A service thread takes the snapshot, and reads or writes a little later.
-  const auto serve = [&](std::shared_ptr<const LoanSlots> slots, auto answer) {
-    if (slots != nullptr) process.served.push_back(slots);
-    const absl::Duration busy = random_.Between(absl::ZeroDuration(), absl::Milliseconds(3));
-    events_.After(random_.Chance(0.05) ? 10 * busy : busy,
-                  [this, rank = process.rank, number = process.number, from, slots, answer] {
-                    ForProcess(rank, number, [this, rank, from, slots, answer](Process& p) {
-                      network_->Send(rank, from, answer(*p.machine, slots.get()));
-                    });
-                  });
-  };
-  if (const auto* control = std::get_if<Control>(&payload)) {
-    process.inbox.emplace_back(from, *control);
-  } else if (const auto* state = std::get_if<State>(&payload)) {
-    process.machine->OnState(from, *state);
-    TryFinishStep(process);
-  } else if (const auto* stored = std::get_if<KvStored>(&payload)) {
-    process.machine->OnStored(from, *stored);
-  } else if (const auto* write = std::get_if<KvWrite>(&payload)) {
-    serve(slots_of(write->loan, write->epoch),
-          [write = *write](SymbolicMachine& machine, const LoanSlots* slots) {
-            return machine.Store(write, slots);
-          });
-  } else if (const auto* query = std::get_if<Query>(&payload)) {
-    serve(slots_of(query->loan, query->epoch),
-          [query = *query](SymbolicMachine& machine, const LoanSlots* slots) {
-            return machine.Answer(query, slots);
-          });
-  } else if (const auto* read = std::get_if<KvRead>(&payload)) {
-    serve(slots_of(read->loan, read->epoch),
-          [read = *read](SymbolicMachine& machine, const LoanSlots* slots) {
-            return machine.Read(read, slots);
-          });
-  } else if (const auto* data = std::get_if<KvData>(&payload)) {
-    process.machine->OnData(from, *data);
-  }
-}
-
-void ClusterSim::OnDown(int at, int peer) {
-  Trace([&] { return absl::StrCat("rank ", at, ": the connection to rank ", peer, " is down"); });
-  if (at == 0) {
-    gmanager_.ConnectionLost(peer, events_.now());
-    AfterManager();
-  }
-  Process* process = processes_[static_cast<size_t>(at)].get();
-  if (process == nullptr) return;
-  ForProcess(at, process->number, [this, peer](Process& p) {
-    p.down.push_back(peer);
-    p.machine->OnPeerDown(peer);
-    TryFinishStep(p);
-  });
-}
+// ---------------------------------------------------------------------------------------------- faults
 
 void ClusterSim::Apply(const Fault& fault) {
   Trace([&] { return absl::StrCat("FAULT: ", Describe(fault)); });

@@ -36,7 +36,8 @@ namespace lombard::sim {
 
 struct SimStats {
   uint64_t events = 0, steps = 0, remote_steps = 0, abandoned_steps = 0, tokens = 0;
-  uint64_t loans = 0, recalled = 0, overdue = 0, lost = 0, fenced = 0, replayed = 0, preemptions = 0;
+  uint64_t loans = 0, recalled = 0, guard_recalls = 0, overdue = 0, lost = 0, fenced = 0, replayed = 0,
+           adopted_tokens = 0, preemptions = 0;
   uint64_t prefixes = 0, copied = 0;  // of loans, to read a prefix; prefixes brought home for all readers
 };
 
@@ -63,7 +64,15 @@ class ClusterSim {
   void ForProcess(int rank, uint64_t number, std::function<void(Process&)> what);
   void PingLoop(int rank, uint64_t number);
   void StepLoop(int rank, uint64_t number);
+  void Compute(Process& process, absl::Duration seconds);
   void TryFinishStep(Process& process);
+  void WaitForCreditors(Process& process);
+  void TryServe(Process& process);
+  std::shared_ptr<const LoanSlots> SlotsOf(const Process& creditor, int debtor, LoanId loan,
+                                           uint64_t epoch) const;
+  void AnswerLater(Process& process, int from, std::shared_ptr<const LoanSlots> slots, absl::Duration busy,
+                   std::function<Payload(SymbolicMachine&, const LoanSlots*)> answer,
+                   std::function<void(Process&)> then = {});
   void ManagerLoop();
   void AfterManager();
   void TakeOutputs();

@@ -171,6 +171,24 @@ absl::Status LoanOracle::CheckInUse(const Loan& loan, const RManager* creditor) 
       absl::StrCat(Name(loan), " is in use, and its creditor does not know it so and has not ended it"));
 }
 
+// ----------------------------------------------------------------------------------------------- guard
+
+void GuardOracle::Attended(double seconds) {
+  attended_ += seconds;
+  slice_max_ = std::max(slice_max_, seconds);
+}
+
+absl::Status GuardOracle::StepEnded(double own_seconds, double guard) {
+  constexpr double kRounding = 1e-9;
+  excess_ =
+      std::max(0.0, excess_ + std::exchange(attended_, 0) - guard * std::exchange(last_own_, own_seconds));
+  if (excess_ <= slice_max_ + kRounding) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat("attention for others took ", 1e6 * excess_,
+                                          " us more of own steps than the guard allows; the longest slice "
+                                          "took ",
+                                          1e6 * slice_max_));
+}
+
 // ---------------------------------------------------------------------------------------------- blocks
 
 absl::Status AuditBlocks(const KvPool& pool, const RManager& rmanager, const Engine& engine,
@@ -193,6 +211,9 @@ absl::Status AuditBlocks(const KvPool& pool, const RManager& rmanager, const Eng
       if (users[Value(block)]++ > 0 && !shared[Value(block)])
         return fail(block, " has two users, one is ", ToString(id));
     }
+  }
+  for (BlockId block : rmanager.held_over()) {
+    if (users[Value(block)]++ > 0) return fail(block, " has two users, one is held over");
   }
   uint64_t held = 0;
   for (const std::shared_ptr<const LoanSlots>& slots : rmanager.lent_slots()) {

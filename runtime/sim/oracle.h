@@ -85,6 +85,18 @@ class LoanOracle {
   std::set<CreditorAudit::LoanKey> ended_;  // and their debtors may not know it
 };
 
+// Of one worker: over any own steps in a row, what was attended for others while they computed is at most the
+// guard's share of what they and the step before them computed, and one slice.
+class GuardOracle {
+ public:
+  void Attended(double seconds);  // a slice that began and ended while an own step computed
+  absl::Status StepEnded(double own_seconds, double guard);
+  void Idle() { excess_ = attended_ = last_own_ = 0; }  // no own request runs
+
+ private:
+  double attended_ = 0, last_own_ = 0, excess_ = 0, slice_max_ = 0;  // seconds
+};
+
 // Each of a worker's blocks is free, or has exactly the users that the pool counts: tables, the prefix
 // cache, one loan, or a service thread that has not let go of one (`served`).
 absl::Status AuditBlocks(const KvPool& pool, const RManager& rmanager, const Engine& engine,

@@ -27,13 +27,13 @@ uint32_t LongestRequest(const Scenario& s) {  // tokens; at the home that reache
   return static_cast<uint32_t>(std::min<uint64_t>(reachable, 160)) * s.block_tokens;
 }
 
-void DrawRequests(SimRandom& random, Scenario* s) {
+void DrawRequests(SimRandom& random, uint32_t count, Scenario* s) {
   const uint32_t longest = LongestRequest(*s);
   const uint32_t short_max = std::max(2u, s->pools[0] * s->block_tokens / 4);
   std::vector<int32_t> common(longest);
   for (int32_t& token : common) token = static_cast<int32_t>(random.Below(kVocabulary));
   const double long_share = random.Chance(0.5) ? 0.25 : 0.6;
-  for (uint64_t number = 1, count = random.Between(4, 24); number <= count; ++number) {
+  for (uint64_t number = 1; number <= count; ++number) {
     SimRequest request{.number = number,
                        .arrival = At(random.Between(absl::ZeroDuration(), s->length * 0.8))};
     const uint32_t total = random.Chance(long_share) ? random.Between(2, longest)
@@ -92,8 +92,18 @@ Fault DrawFault(SimRandom& random, const Scenario& s, bool of_links) {
   return fault;
 }
 
-// Of all kinds; or many, of links between living workers alone.
+// Of all kinds; or many, of links between living workers alone; or deaths alone, soon after each other.
 void DrawFaults(SimRandom& random, Scenario* s) {
+  if (random.Chance(0.15)) {
+    const uint32_t last = static_cast<uint32_t>(s->pools.size()) - 1;
+    for (uint32_t count = random.Between(2, 8); count > 0; --count) {
+      s->faults.push_back({.kind = Fault::Kind::kKill,
+                           .at = At(random.Between(s->length * 0.2, s->length)),
+                           .a = static_cast<int>(random.Between(1, last)),
+                           .lasts = random.Between(absl::Milliseconds(20), absl::Seconds(1))});
+    }
+    return;
+  }
   const bool of_links = s->pools.size() > 2 && random.Chance(0.4);
   for (uint32_t count = of_links ? random.Between(4, 24) : random.Between(1, 8); count > 0; --count)
     s->faults.push_back(DrawFault(random, *s, of_links));
@@ -113,15 +123,27 @@ Scenario DrawScenario(uint64_t seed) {
   for (uint32_t i = 0; i < size; ++i) s.pools.push_back(random.Between(4, 32));
   s.reserve = 0.05 * random.Between(0, 3);
   s.lent_max = 0.1 * random.Between(5, 10);
+  s.guard = random.Chance(0.5) ? 0.05 : 0.1 * random.Between(1, 10);
   s.prefix_cache = random.Chance(0.7);
   s.duplicate = random.Chance(0.3) ? 0.01 * random.Between(1, 10) : 0;
   s.step_max = absl::Milliseconds(random.Between(2, 30));
   // In a long one, links can be cut for longer than a recall may take.
   s.length = absl::Seconds(random.Chance(0.85) ? random.Between(2, 6) : random.Between(8, 12));
-  DrawRequests(random, &s);
+  DrawRequests(random, random.Between(4, 24), &s);
   SimRandom sharing(~seed);
   DrawSharing(sharing, &s);
   if (random.Chance(0.85)) DrawFaults(random, &s);
+  return s;
+}
+
+Scenario DrawCrowdedScenario(uint64_t seed) {
+  SimRandom random(seed);
+  Scenario s{.seed = seed, .lent_max = 0.9};
+  for (uint32_t size = random.Between(2, 3); size > 0; --size) s.pools.push_back(random.Between(8, 20));
+  s.step_max = absl::Milliseconds(random.Between(2, 20));
+  s.recall_after = absl::Milliseconds(10);
+  s.length = absl::Seconds(2);
+  DrawRequests(random, 100, &s);
   return s;
 }
 

@@ -41,10 +41,11 @@ struct Scenario {
   uint64_t seed = 0;
   std::vector<uint32_t> pools;  // blocks, by instance
   uint32_t block_tokens = 4;
-  double reserve = 0.05, lent_max = 0.8;
+  double reserve = 0.05, lent_max = 0.8, guard = 0.05;
   bool prefix_cache = true;
   double duplicate = 0;
   absl::Duration step_max = absl::Milliseconds(20);
+  absl::Duration recall_after = absl::Milliseconds(250);
   std::vector<SimRequest> requests;
   std::vector<Fault> faults;
   absl::Duration length = absl::Seconds(5);  // of arrivals and faults
@@ -52,6 +53,8 @@ struct Scenario {
 };
 
 Scenario DrawScenario(uint64_t seed);
+// Two or three workers with hardly more memory than the requests want, and no faults: many recalls.
+Scenario DrawCrowdedScenario(uint64_t seed);
 std::string Describe(const Fault& fault);
 
 }  // namespace lombard::sim

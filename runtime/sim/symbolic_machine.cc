@@ -88,8 +88,9 @@ void SymbolicMachine::Poison(BlockId id) {
   for (uint32_t slot = 0; slot < block_tokens_; ++slot) At(id, slot) = 0;
 }
 
-void SymbolicMachine::Start(const StepWork* work) {
+void SymbolicMachine::Start(const StepWork* work, double seconds) {
   work_ = work;
+  seconds_ = seconds;
   ++exchange_;
   parts_.clear();
   failed_ = false;
@@ -194,7 +195,8 @@ absl::StatusOr<StepResult> SymbolicMachine::Finish() {
     work_ = nullptr;
     return absl::UnavailableError("a creditor is gone or refuses");
   }
-  StepResult result{.remote = !parts_.empty()};
+  // What a tenth of the time went to is a guess that the rates of the load follow from.
+  StepResult result{.remote = !parts_.empty(), .attention = {.local = seconds_ / 10}, .seconds = seconds_};
   std::vector<Cell> rows(work.input.tokens.size());
   uint32_t part = 0;
   for (size_t i = 0; i < work.plan.sequences.size(); ++i) {

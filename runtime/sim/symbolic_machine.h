@@ -53,8 +53,8 @@ class SymbolicMachine final : public KvMover {
   void Copy(BlockId from, BlockId to) override;
   void Poison(BlockId id) override;
 
-  // Sends the step's queries.
-  void Start(const StepWork* work);
+  // Sends the step's queries. The own computing takes `seconds`.
+  void Start(const StepWork* work, double seconds);
   bool ready() const { return missing_ == 0 || failed_; }  // all states are here, or it has failed
   // The creditors that have not answered count as unreachable.
   void GiveUp();
@@ -102,6 +102,7 @@ class SymbolicMachine final : public KvMover {
   uint64_t exchange_ = 0;
   std::vector<Part> parts_;
   uint32_t missing_ = 0;
+  double seconds_ = 0;
   bool failed_ = false;
   std::vector<RemoteFailure> failures_;
 };

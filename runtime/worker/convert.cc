@@ -11,6 +11,10 @@ void ToMessage(const SequenceRequest& request, messages::SubmitSequence* out) {
   out->mutable_output()->Assign(request.output.begin(), request.output.end());
   out->set_sample_index(request.sample_index);
   out->set_cache_salt(request.cache_salt);
+  if (request.lost_home.has_value()) {
+    out->mutable_lost_home()->set_instance(Value(request.lost_home->instance));
+    out->mutable_lost_home()->set_incarnation(Value(request.lost_home->incarnation));
+  }
   if (request.prefix.has_value()) {
     out->mutable_prefix()->set_instance(Value(request.prefix->holder));
     out->mutable_prefix()->set_tokens(request.prefix->tokens);
@@ -41,6 +45,10 @@ absl::StatusOr<SequenceRequest> FromMessage(const messages::SubmitSequence& mess
                           .sampling = {},
                           .sample_index = message.sample_index(),
                           .cache_salt = message.cache_salt()};
+  if (message.has_lost_home()) {
+    request.lost_home =
+        LostHome{InstanceId{message.lost_home().instance()}, Incarnation{message.lost_home().incarnation()}};
+  }
   if (message.has_prefix()) {
     request.prefix = {.holder = InstanceId{message.prefix().instance()}, .tokens = message.prefix().tokens()};
   }
@@ -70,6 +78,7 @@ void ToMessage(const SequenceOutput& output, messages::TokenEvent* out) {
   out->set_number(output.id.number);
   if (output.token.has_value()) out->set_token(*output.token);
   out->set_index(output.index);
+  out->set_recovered(output.recovered);
   out->set_logprob(output.logprob);
   for (const auto& [token, logprob] : output.top_logprobs) {
     messages::TopLogprob& top = *out->add_top_logprobs();
@@ -88,6 +97,7 @@ SequenceOutput FromMessage(const messages::TokenEvent& message) {
       .id = {.arrival_us = message.arrival_us(), .number = message.number()},
       .token = std::nullopt,
       .index = message.index(),
+      .recovered = message.recovered(),
       .logprob = message.logprob(),
       .top_logprobs = {},
       .finished = message.finished(),

@@ -87,13 +87,15 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerSettings& set
                                                  .heartbeat_period = settings.heartbeat,
                                                  .lease = 3 * settings.reply_deadline,
                                                  .reply_deadline = settings.reply_deadline,
-                                                 .recall_deadline = 3 * settings.reply_deadline},
+                                                 .recall_deadline = 3 * settings.reply_deadline,
+                                                 .guard = {.guard = settings.guard}},
                                  worker->pool_.get());
   Worker* self = worker.get();
   worker->client_ = std::make_unique<RemoteClient>(
       RemoteClient::Options{.incarnation = settings.incarnation,
                             .reply_deadline = settings.reply_deadline,
                             .compact_states = settings.compact_states,
+                            .on_wait = [self](bool waits) { self->service_->OwnWaits(waits); },
                             .on_transfer = [self] { self->step_inbox_.Notify(); }},
       config.q_heads, transport, storage);
   EngineOptions engine = settings.engine;
@@ -115,8 +117,10 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerSettings& set
                                                  worker->rmanager_.get(), worker->engine_.get());
   const RManager* ledger = worker->rmanager_.get();
   worker->service_ = std::make_unique<RemoteService>(
-      RemoteService::Options{
-          .incarnation = settings.incarnation, .q_heads = config.q_heads, .isa = settings.isa},
+      RemoteService::Options{.incarnation = settings.incarnation,
+                             .q_heads = config.q_heads,
+                             .isa = settings.isa,
+                             .guard = settings.guard},
       storage, worker->compute_->span_attention(), transport,
       [ledger](int debtor, LoanId loan, uint64_t epoch,
                bool writes) -> absl::StatusOr<std::shared_ptr<const std::vector<BlockId>>> {
@@ -261,8 +265,25 @@ void Worker::HandleControl(int from, messages::ControlMessage message) {
       return;
     case Body::BODY_NOT_SET:
       return;
+    case Body::kHeartbeatAck:
+      FollowLosses(message.heartbeat_ack().view());
+      return step_inbox_.Put(from, std::move(message));
+    case Body::kClusterView:
+      FollowLosses(message.cluster_view());
+      return step_inbox_.Put(from, std::move(message));
     default:
       step_inbox_.Put(from, std::move(message));
+  }
+}
+
+// The step thread may be waiting for one that hangs.
+void Worker::FollowLosses(const messages::ClusterView& view) {
+  for (const messages::Member& member : view.members()) {
+    uint64_t& known = lost_[member.instance()];
+    if (member.state() != messages::MEMBER_LOST || member.incarnation() <= known) continue;
+    known = member.incarnation();
+    const int peer = static_cast<int>(member.instance());
+    client_->OnPeerLost(peer, absl::UnavailableError(absl::StrCat("rank ", peer, " was declared lost")));
   }
 }
 
@@ -298,6 +319,8 @@ void Worker::StepLoop() {
       }
     }
     absl::Time now = clock_->Now();
+    const ServiceTotals served = service_->totals();
+    rmanager_->SetService(served.own, served.starved);
     instance_->Tick(now);
     incarnation_.store(Value(instance_->incarnation()));
     if (rmanager_->knows_of_losses() || instance_->fenced_count() > 0) lost_someone_.store(true);
@@ -322,8 +345,15 @@ void Worker::StepLoop() {
 
 StepReport Worker::Step(absl::Time now) {
   const StepWork* work = instance_->BeginStep(now);
-  if (work == nullptr) return {};
-  return instance_->FinishStep(machine_->Run(*work), clock_->Now());
+  if (work == nullptr) {
+    service_->OwnIdle();
+    return {};
+  }
+  service_->OwnBegins();
+  const double begin = ThreadCpuSeconds();
+  absl::StatusOr<StepResult> result = machine_->Run(*work);
+  service_->OwnEnds(ThreadCpuSeconds() - begin);
+  return instance_->FinishStep(std::move(result), clock_->Now());
 }
 
 void Worker::SendReport() {
@@ -349,7 +379,8 @@ void Worker::SendReport() {
   report_.set_lost_tokens(recovery.blocks_lost * block_tokens);
   report_.set_abandoned_steps(recovery.abandoned_steps);
   report_.set_fenced(instance_->fenced_count());
-  report_.set_stale_messages(loans.stale);
+  report_.set_stale_messages(loans.stale + service_->counters().refused + client_->stale_messages());
+  report_.set_adopted_tokens(recovery.adopted_tokens);
   report_.set_preemptions(engine_->preemptions());
   const PrefixStats prefixes = engine_->prefix_stats();
   report_.set_prefix_queried(prefixes.queried_tokens);

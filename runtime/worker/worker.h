@@ -20,6 +20,7 @@
 #include <condition_variable>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -64,6 +65,7 @@ struct WorkerSettings {
   Incarnation incarnation{1};
   uint64_t process = 0;                    // differs from one process of a rank to the next
   double reserve = 0.05, lent_max = 0.80;  // shares of a pool
+  double guard = 0.05;                     // share of own steps' time that others' attention may take
   GManagerOptions gmanager;                // rank 0's
   absl::Duration heartbeat = absl::Milliseconds(100);
   absl::Duration dead_after = absl::Seconds(10);      // a silent peer is lost
@@ -116,6 +118,7 @@ class Worker final : public TransportHandler {
   void SendOutgoing(std::vector<Outgoing> outgoing);
   void SendReport();
   void HandleControl(int from, messages::ControlMessage message);
+  void FollowLosses(const messages::ClusterView& view);
 
   const WorkerSettings settings_;
   Transport* const transport_;
@@ -132,7 +135,8 @@ class Worker final : public TransportHandler {
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<Instance> instance_;  // drives rmanager_ and engine_
   std::unique_ptr<GManager> gmanager_;
-  Liveness liveness_;  // progress thread only
+  Liveness liveness_;                  // progress thread only
+  std::map<uint32_t, uint64_t> lost_;  // newest incarnation declared lost, by rank; progress thread only
 
   Inbox step_inbox_, manager_inbox_;
   std::thread progress_thread_, service_thread_, step_thread_, manager_thread_;

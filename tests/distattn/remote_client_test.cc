@@ -117,6 +117,17 @@ TEST_F(RemoteClientTest, SilenceEndsTheWaitAndNamesWhoIsSilent) {
   EXPECT_EQ(client_->stale_messages(), 1u);
 }
 
+TEST_F(RemoteClientTest, WhoIsDeclaredLostFailsWhatWaitsForItNow) {
+  ASSERT_TRUE(Post({{1, LoanId{10}}}).ok());
+  client_->OnPeerLost(2, absl::UnavailableError("lost"));
+  client_->OnPeerLost(1, absl::UnavailableError("lost"));
+  EXPECT_TRUE(absl::IsUnavailable(client_->Wait()));
+  const auto failures = client_->TakeFailures();
+  ASSERT_EQ(failures.size(), 1u);
+  EXPECT_EQ(failures[0].creditor, 1);
+  EXPECT_TRUE(Post({{1, LoanId{10}}}).ok()) << "its next incarnation is asked over the same connection";
+}
+
 TEST_F(RemoteClientTest, ALostPeerFailsWhatWaitsForItUntilItIsBack) {
   ASSERT_TRUE(Post({{1, LoanId{10}}}).ok());
   client_->SendKv(Send(1, 1, LoanId{10}), 0);

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -38,6 +39,9 @@ GenerateRun RunGenerateProgram(int ranks, const std::string& model, const std::s
     argv.push_back(arg);
   }
   argv.insert(argv.end(), args.begin(), args.end());
+  // Nobody is lost in these runs, however busy the machine is with other tests.
+  if (ranks > 1 && std::find(args.begin(), args.end(), "--dead-after") == args.end())
+    argv.insert(argv.end(), {"--dead-after", "30s"});
   GenerateRun run{
       .program = RunProgram(argv, "", {{"LOMBARD_BINARY", LOMBARD_BINARY}}), .lines = {}, .report = {}};
   std::ifstream out(folder + "/out.jsonl");

@@ -327,6 +327,125 @@ TEST_F(RecallTest, AfterTheDeadlineTheLoanEndsUnderANewEpoch) {
   EXPECT_EQ(manager_.counters().lost, 1);
 }
 
+TEST_F(RecallTest, WhileOwnRequestsRunYoungerOnesBorrowWhatTheGuardAllowsOlderOnesAll) {
+  Load load;
+  load.oldest_running = RequestId{200, 1};
+  load.block_share = 0.05 / 25;
+  manager_.SetLoad(load);
+  EXPECT_EQ(Try(1, 26, messages::PURPOSE_ADMISSION, {300, 1}).lendable(), 25);
+  ASSERT_TRUE(Try(2, 20, messages::PURPOSE_ADMISSION, {300, 1}).has_loan());
+  const messages::TryMoveKvReply refused = Try(3, 6, messages::PURPOSE_MOVE, {300, 1});
+  EXPECT_FALSE(refused.has_loan());
+  EXPECT_EQ(refused.lendable(), 5);
+  EXPECT_EQ(refused.lendable_older(), 60);
+  EXPECT_TRUE(Try(4, 6, messages::PURPOSE_GROWTH, {300, 1}).has_loan());
+  EXPECT_TRUE(Try(5, 30, messages::PURPOSE_ADMISSION, {10, 1}).has_loan());
+  manager_.SetLoad(Load{});
+  EXPECT_TRUE(Try(6, 20, messages::PURPOSE_ADMISSION, {300, 1}).has_loan()) << "nothing to guard";
+}
+
+TEST_F(RecallTest, WhatTheGuardCannotBearIsCalledBackTheYoungestRequestFirst) {
+  const messages::LoanKey old = Try(7, 10, messages::PURPOSE_ADMISSION, {10, 1}).loan();
+  const messages::LoanKey young = Try(8, 10, messages::PURPOSE_ADMISSION, {300, 1}).loan();
+  ASSERT_TRUE(Activate(old));
+  ASSERT_TRUE(Activate(young));
+  Load load;
+  load.oldest_running = RequestId{200, 1};
+  manager_.SetLoad(load);
+  std::vector<messages::Recall> recalls;
+  double own = 0;
+  for (; recalls.empty() && own < 10; own += 0.5, now_ += absl::Milliseconds(500)) {
+    manager_.SetService(own, own);  // a query lacked credit in every step
+    recalls = Recalls();
+  }
+  EXPECT_GT(own, 2);
+  ASSERT_THAT(recalls, testing::SizeIs(1));
+  EXPECT_EQ(recalls[0].loan().id(), young.id());
+  EXPECT_EQ(recalls[0].wanted_for().arrival_us(), 200);
+  EXPECT_TRUE(Repay(young));
+  EXPECT_FALSE(Try(9, 1, messages::PURPOSE_ADMISSION, {301, 1}).has_loan()) << "not again for a while";
+  EXPECT_TRUE(Try(10, 1, messages::PURPOSE_ADMISSION, {11, 1}).has_loan());
+  EXPECT_EQ(manager_.counters().guard_recalls, 1);
+}
+
+class AdoptionTest : public CreditorTest {
+ protected:
+  static constexpr int kNewHome = 0;  // with gManager
+  void TellStored(const messages::LoanKey& loan, uint32_t first_slot, const std::vector<uint32_t>& blocks) {
+    ControlMessage message = From();
+    messages::SpanStored& stored = *message.mutable_span_stored();
+    *stored.mutable_loan() = loan;
+    stored.set_first_slot(first_slot);
+    for (uint32_t block : blocks) stored.add_blocks(block), stored.add_names(100 + block);
+    EXPECT_THAT(Answers(kDebtor, message), testing::IsEmpty());
+  }
+  // The answers to a new home that knows blocks 0 .. names - 1.
+  std::vector<Outgoing> Ask(uint64_t ticket, uint32_t names, RequestId request = kRequest) {
+    ControlMessage message = From();
+    messages::TryMoveKv& ask = *message.mutable_try_move_kv();
+    ask.set_ticket(ticket);
+    ask.set_blocks(names);
+    ask.set_purpose(messages::PURPOSE_ADOPT);
+    ToWire(request, ask.mutable_request());
+    ask.mutable_adopt()->set_instance(kDebtor);
+    ask.mutable_adopt()->set_incarnation(1);
+    for (uint32_t block = 0; block < names; ++block) ask.mutable_adopt()->add_names(100 + block);
+    return Answers(kNewHome, message);
+  }
+};
+
+TEST_F(AdoptionTest, WhatALostDebtorHadStoredIsLentToTheNewHomeUnderANewEpoch) {
+  const messages::LoanKey loan = Try(7, 8).loan();
+  ASSERT_TRUE(Activate(loan));
+  TellStored(loan, 0, {0, 1, 4, 5, 6, 9});  // two slots are not used
+  EXPECT_THAT(Ask(1, 7), testing::IsEmpty()) << "its loss has not been heard of";
+  PublishLost(kDebtor, 1);
+  EXPECT_EQ(pool_.free_count(), 100) << "held over, and free if wanted";
+  EXPECT_EQ(manager_.hosted()->Find(LoanId{loan.id()}, loan.epoch()), nullptr);
+  const std::vector<Outgoing> answers = Ask(1, 7);
+  ASSERT_THAT(answers, testing::SizeIs(1));
+  const messages::TryMoveKvReply& reply = answers[0].message.try_move_kv_reply();
+  ASSERT_TRUE(reply.has_loan());
+  EXPECT_THAT(reply.adopted(), testing::ElementsAre(0, 1, 4, 5, 6));
+  EXPECT_EQ(reply.blocks(), 5);
+  EXPECT_NE(reply.loan().id(), loan.id());
+  EXPECT_GT(reply.loan().epoch(), loan.epoch());
+  EXPECT_EQ(pool_.free_count(), 95);
+  const std::vector<Outgoing> again = Ask(1, 7);
+  ASSERT_THAT(again, testing::SizeIs(1));
+  EXPECT_EQ(again[0].message.try_move_kv_reply().SerializeAsString(), reply.SerializeAsString());
+  const std::vector<Outgoing> second = Ask(2, 7);
+  ASSERT_THAT(second, testing::SizeIs(1));
+  EXPECT_FALSE(second[0].message.try_move_kv_reply().has_loan()) << "a span is adopted once";
+  EXPECT_TRUE(Activate(reply.loan(), kNewHome));
+  EXPECT_NE(manager_.hosted()->Find(LoanId{reply.loan().id()}, reply.loan().epoch()), nullptr);
+  EXPECT_TRUE(Repay(reply.loan(), kNewHome));
+  EXPECT_EQ(pool_.free_count(), 100);
+}
+
+TEST_F(AdoptionTest, WhatIsNotNamedNotInUseOrOverIsNotHeldOver) {
+  const messages::LoanKey unnamed = Try(7, 3).loan(), reserved = Try(8, 3).loan();
+  ASSERT_TRUE(Activate(unnamed));
+  TellStored(reserved, 0, {0, 1});
+  PublishLost(kDebtor, 1);
+  EXPECT_THAT(manager_.held_over(), testing::IsEmpty());
+  EXPECT_FALSE(Ask(1, 2)[0].message.try_move_kv_reply().has_loan());
+}
+
+TEST_F(AdoptionTest, ItIsHeldOverForAWhileAndForNobodyElsesLoan) {
+  const messages::LoanKey loan = Try(7, 8).loan();
+  ASSERT_TRUE(Activate(loan));
+  TellStored(loan, 0, {0, 1, 2});
+  PublishLost(kDebtor, 1);
+  EXPECT_EQ(manager_.held_over().size(), 3);
+  ASSERT_TRUE(pool_.Allocate(98).ok());  // an own request wants memory
+  EXPECT_EQ(manager_.held_over().size(), 2);
+  now_ += absl::Seconds(10);
+  manager_.Tick(now_);
+  EXPECT_THAT(manager_.held_over(), testing::IsEmpty());
+  EXPECT_EQ(pool_.free_count(), 2);
+}
+
 TEST_F(CreditorTest, WhoIsFencedForgetsEverythingAndReportsAsTheNextIncarnation) {
   const messages::LoanKey loan = Try(7, 3).loan();
   ASSERT_TRUE(Activate(loan));

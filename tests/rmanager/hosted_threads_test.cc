@@ -38,7 +38,8 @@ TEST(HostedThreadsTest, ABlockIsNeverReusedWhileAReaderHoldsItsLoan) {
   std::vector<Loan> active;
   while (reads < 20000 && ticket < 2000000) {
     ++ticket;
-    if (const std::optional<Loan> loan = ledger.Reserve(kDebtor, ticket, {1, ticket}, 1 + ticket % 7, now)) {
+    if (const std::optional<Loan> loan =
+            ledger.Reserve(kDebtor, ticket, {1, ticket}, 1 + ticket % 7, UINT32_MAX, now)) {
       ASSERT_TRUE(ledger.Activate(kDebtor, loan->id, loan->epoch));
       active.push_back(*loan);
     }

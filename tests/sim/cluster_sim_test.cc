@@ -30,8 +30,8 @@ TEST(ClusterSim, SeedsHold) {
     sum.remote_steps += sim.stats().remote_steps, sum.abandoned_steps += sim.stats().abandoned_steps;
     sum.loans += sim.stats().loans, sum.lost += sim.stats().lost, sum.recalled += sim.stats().recalled;
     sum.fenced += sim.stats().fenced, sum.replayed += sim.stats().replayed;
+    sum.preemptions += sim.stats().preemptions, sum.adopted_tokens += sim.stats().adopted_tokens;
     sum.prefixes += sim.stats().prefixes, sum.copied += sim.stats().copied;
-    sum.preemptions += sim.stats().preemptions;
   }
   if (seeds.count < 150) return;
   // The runs have met what they are for.
@@ -43,6 +43,7 @@ TEST(ClusterSim, SeedsHold) {
   EXPECT_GT(sum.fenced, 0);
   EXPECT_GT(sum.replayed, 0);
   EXPECT_GT(sum.preemptions, 0);
+  EXPECT_GT(sum.adopted_tokens, 0);
   EXPECT_GT(sum.prefixes, 0);
   EXPECT_GT(sum.copied, 0);
 }
@@ -64,6 +65,19 @@ TEST(ClusterSim, TheSameSeedGivesTheSameTrace) {
     EXPECT_EQ(first, trace(seed)) << "seed " << seed;
   }
   EXPECT_NE(trace(1), trace(2));
+}
+
+TEST(ClusterSim, OfAThousandRecallsNoneMissesItsDeadline) {
+  SimStats sum;
+  for (uint64_t seed = 0; sum.recalled < 1000; ++seed) {
+    ASSERT_LT(seed, 200u) << sum.recalled << " recalls";
+    ClusterSim sim(DrawCrowdedScenario(seed));
+    const absl::Status verdict = sim.Run();
+    ASSERT_TRUE(verdict.ok()) << verdict.message();
+    sum.recalled += sim.stats().recalled, sum.guard_recalls += sim.stats().guard_recalls;
+    ASSERT_EQ(sim.stats().overdue, 0) << "seed " << seed;
+  }
+  EXPECT_GT(sum.guard_recalls, 0);
 }
 
 struct Planted {
@@ -93,18 +107,22 @@ INSTANTIATE_TEST_SUITE_P(
                     Planted{PlantedBug::kUseRepaid, "UseRepaid", {40000, 20}},
                     Planted{PlantedBug::kUseLoansOfLost, "UseLoansOfLost", {30000, 20}},
                     Planted{PlantedBug::kKeepParts, "KeepParts", {0, 20}},
-                    Planted{PlantedBug::kForgetRepay, "ForgetRepay", {40000, 20}},
+                    Planted{PlantedBug::kForgetRepay, "ForgetRepay", {40000, 40}},
                     Planted{PlantedBug::kDoubleGrant, "DoubleGrant", {30000, 20}},
-                    Planted{PlantedBug::kForgetEpoch, "ForgetEpoch", {10000, 40}},
-                    Planted{PlantedBug::kNoExpiry, "NoExpiry", {10000, 20}},
+                    Planted{PlantedBug::kForgetEpoch, "ForgetEpoch", {20030, 20}},
+                    Planted{PlantedBug::kNoExpiry, "NoExpiry", {30000, 20}},
                     Planted{PlantedBug::kFreeWhileRead, "FreeWhileRead", {0, 40}},
                     Planted{PlantedBug::kFreeOnRecall, "FreeOnRecall", {0, 20}},
-                    Planted{PlantedBug::kKeepLoansOfLost, "KeepLoansOfLost", {0, 20}},
+                    Planted{PlantedBug::kKeepLoansOfLost, "KeepLoansOfLost", {10000, 20}},
+                    Planted{PlantedBug::kIgnoreGuard, "IgnoreGuard", {0, 20}},
+                    Planted{PlantedBug::kAdoptByPlace, "AdoptByPlace", {230, 20}},
+                    Planted{PlantedBug::kAdoptTwice, "AdoptTwice", {10000, 20}},
+                    Planted{PlantedBug::kAdoptUnheard, "AdoptUnheard", {20000, 20}},
                     Planted{PlantedBug::kIgnoreFence, "IgnoreFence", {0, 20}},
-                    Planted{PlantedBug::kTokensOfAnyone, "TokensOfAnyone", {30000, 100}},
+                    Planted{PlantedBug::kTokensOfAnyone, "TokensOfAnyone", {40000, 30}},
                     Planted{PlantedBug::kReplayFromPrompt, "ReplayFromPrompt", {0, 20}},
                     Planted{PlantedBug::kForgetHomeless, "ForgetHomeless", {0, 20}},
-                    Planted{PlantedBug::kEvictWhatOthersRead, "EvictWhatOthersRead", {10000, 20}}),
+                    Planted{PlantedBug::kEvictWhatOthersRead, "EvictWhatOthersRead", {0, 20}}),
     [](const auto& info) { return info.param.name; });
 
 }  // namespace

@@ -18,7 +18,9 @@ double Seconds() {
 void Add(const SimStats& more, SimStats* sum) {
   sum->events += more.events, sum->steps += more.steps, sum->remote_steps += more.remote_steps;
   sum->abandoned_steps += more.abandoned_steps, sum->tokens += more.tokens, sum->loans += more.loans;
-  sum->recalled += more.recalled, sum->overdue += more.overdue, sum->lost += more.lost;
+  sum->recalled += more.recalled, sum->guard_recalls += more.guard_recalls, sum->overdue += more.overdue,
+      sum->lost += more.lost;
+  sum->adopted_tokens += more.adopted_tokens;
   sum->fenced += more.fenced, sum->replayed += more.replayed, sum->preemptions += more.preemptions;
   sum->prefixes += more.prefixes, sum->copied += more.copied;
 }
@@ -63,10 +65,11 @@ int main(int argc, char** argv) {
   absl::PrintF(
       "%u seeds without a violation in %.1f s (%.1f per second)\n"
       "events %u, committed steps %u (remote %u, abandoned %u), tokens %u\n"
-      "loans %u (of prefixes %u, %u brought home; recalled %u, overdue %u, lost %u), fenced %u, requests "
-      "replayed %u, preemptions %u\n",
+      "loans %u (of prefixes %u, %u brought home; recalled %u, %u times for the guard, overdue %u, lost %u), "
+      "fenced %u, requests replayed %u (%u tokens adopted), preemptions %u\n",
       done, Seconds() - start, static_cast<double>(done) / (Seconds() - start), sum.events, sum.steps,
       sum.remote_steps, sum.abandoned_steps, sum.tokens, sum.loans, sum.prefixes, sum.copied, sum.recalled,
-      sum.overdue, sum.lost, sum.fenced, sum.replayed, sum.preemptions);
+      sum.guard_recalls, sum.overdue, sum.lost, sum.fenced, sum.replayed, sum.adopted_tokens,
+      sum.preemptions);
   return 0;
 }

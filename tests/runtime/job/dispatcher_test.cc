@@ -44,10 +44,12 @@ class DispatcherTest : public testing::Test {
     for (const Outgoing& out : dispatcher_.TakeOutgoing()) {
       if (!out.message.has_submit()) continue;
       const messages::SubmitSequence& submit = out.message.submit();
+      lost_home_ = submit.lost_home();
       given.push_back({out.to, submit.to_incarnation(), {submit.output().begin(), submit.output().end()}});
     }
     return given;
   }
+  messages::LostHome lost_home_;  // of the last one given
   void Token(int from, uint64_t incarnation, uint32_t index, int32_t token, bool finished = false,
              const RequestId& id = kRequest) {
     messages::TokenBatch batch;
@@ -113,6 +115,8 @@ TEST_F(DispatcherTest, WhatALostProcessHadGoesOnElsewhere) {
   Token(0, 1, 1, 8);
   Members({-1, 1});
   EXPECT_THAT(TakeGiven(), ElementsAre(Given{1, 1, {7, 8}}));
+  EXPECT_EQ(lost_home_.instance(), 0u);  // whose creditors may still hold KV of it
+  EXPECT_EQ(lost_home_.incarnation(), 1u);
   EXPECT_EQ(dispatcher_.counters().replayed, 1u);
   Token(0, 1, 2, 99);  // the first home, late
   Token(1, 1, 2, 9);
