@@ -33,7 +33,12 @@ enum class PlantedBug : uint8_t {
   kForgetHomeless,    // a request that found no home is never given to one
   // Prefixes read by other ranks.
   kEvictWhatOthersRead,  // one that is lent counts as read by nobody
+  // Joining and draining.
+  kJoinReusesNumber,    // a process that joins gets the incarnation of the one before it
+  kGrantWhileDraining,  // a draining worker still lends
+  kGiveToDraining,      // a draining worker still gets requests
+  kLeaveWithLoans,      // a draining worker leaves before its loans have moved
 };
-constexpr int kPlantedBugs = 22;  // kNone included
+constexpr int kPlantedBugs = 26;  // kNone included
 
 }  // namespace lombard

@@ -11,6 +11,7 @@
 // All calls on one thread, the one that made the bootstrap (the main thread: MPI wants it).
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -20,6 +21,9 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "fabric/cluster_key.h"
+#include "fabric/reception.h"
+#include "fabric/tcp_frames.h"
 
 namespace lombard {
 
@@ -40,6 +44,9 @@ class Bootstrap {
   // Clean: every rank is here and says so (MPI_Finalize, which hangs otherwise). Not clean: MPI is not
   // touched again; flush and _exit.
   virtual void Finish(bool clean) = 0;
+  // Rank 0's port after the start, for those who join later (fabric/join_desk.h); fd() < 0: there is none.
+  // Once.
+  virtual TcpListener TakeListener() { return {}; }
 };
 constexpr size_t kBootstrapEntryBytesMax = 1 << 20;
 
@@ -50,7 +57,19 @@ struct BootstrapOptions {
   // Jobs that meet at the wrong port do not mix. Slurm's job and step where there are such.
   std::string job;
   absl::Duration deadline = absl::Seconds(60);  // for all ranks to come
+  ClusterKey key;                               // needed unless everything is loopback
+  std::string bind;                             // where rank 0 listens; empty: where the rendezvous says
+  uint32_t protocol = 0;                        // version that all must speak
+  // Rank 0's: somebody was turned away, and why. Strangers without a word are not worth one.
+  std::function<void(const absl::Status&)> on_refusal;
+  bool stays_open = false;  // rank 0 listens even in a job of one rank
+
+  ReceptionRules Rules() const { return {.key = key, .protocol = protocol, .job = job, .place = rendezvous}; }
 };
+
+// Rank 0's port. kFailedPrecondition: it can be reached from other hosts, and there is no key. kUnavailable:
+// it is taken.
+absl::StatusOr<TcpListener> ListenAtRendezvous(const BootstrapOptions& options);
 
 // A job of one rank. Knows no MPI.
 std::unique_ptr<Bootstrap> MakeSingleBootstrap();
@@ -60,7 +79,7 @@ absl::StatusOr<std::unique_ptr<Bootstrap>> MakeMpiBootstrap();
 
 // For launchers without MPI: the ranks meet at a TCP port of rank 0. Plain TCP rather than a UCX listener:
 // the addresses that UCX gives out depend on the layout (all ranks on one host or not), which only the
-// meeting tells, and a stray connection can be turned away word by word. The number of ranks is fixed.
+// meeting tells, and a stray connection can be turned away word by word (fabric/reception.h).
 // kInvalidArgument: rank, size or address make no sense, a rank came twice, or the ranks disagree on the
 // size; all ranks are told. kDeadlineExceeded: ranks are missing (which). kUnavailable: rank 0 cannot be
 // reached, or its port is taken.

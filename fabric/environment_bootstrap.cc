@@ -1,100 +1,39 @@
 // The meeting of ranks at a TCP port of rank 0.
 //
-//   rank r -> 0   hello: greeting, job, rank, size, host key, "host pid n", one per line
+//   rank r comes in (fabric/reception.h)
 //   0 -> rank r   reply, when all have come: 'O' and the host keys; or 'E', a status code and why the job
-//   cannot start then for each AllGather: r -> 0 its entry; 0 -> r a reply with all entries
+//                 cannot start
+//   then for each AllGather: r -> 0 its entry; 0 -> r a reply with all entries
 // Connections that say no proper hello, or that of another job, are turned away; they do not disturb the job.
 #include <poll.h>
-#include <unistd.h>
 
-#include <cstring>
 #include <list>
-#include <optional>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "base/status.h"
 #include "fabric/bootstrap.h"
+#include "fabric/enter_reception.h"
 #include "fabric/host_name.h"
 #include "fabric/tcp_frames.h"
 
 namespace lombard {
 namespace {
 
-constexpr char kGreeting[] = "lombard rendezvous 1";
-constexpr size_t kHelloBytesMax = 4096;
 constexpr size_t kGuestsMax = 4096;                         // connections without a hello yet
 constexpr absl::Duration kFarewellTime = absl::Seconds(2);  // for telling the others why the job cannot start
-
-std::string PackEntries(const std::vector<std::string>& entries) {
-  std::string out(1, 'O');
-  for (const std::string& entry : entries) {
-    const uint32_t length = static_cast<uint32_t>(entry.size());
-    out.append(reinterpret_cast<const char*>(&length), sizeof(length));
-    out.append(entry);
-  }
-  return out;
-}
-
-std::string PackError(const absl::Status& status) {
-  return absl::StrCat("E", std::string(1, static_cast<char>(status.code())), status.message());
-}
-
-absl::StatusOr<std::vector<std::string>> UnpackReply(absl::string_view reply, int count) {
-  const absl::Status malformed =
-      absl::DataLossError("rank 0 sent a reply that makes no sense: not the same build?");
-  if (reply.size() >= 2 && reply[0] == 'E') {
-    return absl::Status(static_cast<absl::StatusCode>(reply[1]), reply.substr(2));
-  }
-  if (reply.empty() || reply[0] != 'O') return malformed;
-  reply.remove_prefix(1);
-  std::vector<std::string> entries;
-  while (!reply.empty()) {
-    uint32_t length;
-    if (reply.size() < sizeof(length)) return malformed;
-    std::memcpy(&length, reply.data(), sizeof(length));
-    reply.remove_prefix(sizeof(length));
-    if (reply.size() < length) return malformed;
-    entries.emplace_back(reply.substr(0, length));
-    reply.remove_prefix(length);
-  }
-  if (entries.size() != count) return malformed;
-  return entries;
-}
-
-struct Hello {
-  std::string job;
-  int rank = -1, size = -1;
-  std::string host_key, who;
-};
-
-std::optional<Hello> ReadHello(absl::string_view frame) {
-  const std::vector<std::string> lines = absl::StrSplit(frame, '\n');
-  Hello hello;
-  if (lines.size() != 6 || lines[0] != kGreeting || !absl::SimpleAtoi(lines[2], &hello.rank) ||
-      !absl::SimpleAtoi(lines[3], &hello.size)) {
-    return std::nullopt;
-  }
-  hello.job = lines[1];
-  hello.host_key = lines[4];
-  hello.who = lines[5];
-  return hello;
-}
 
 class EnvironmentBootstrap final : public Bootstrap {
  public:
   explicit EnvironmentBootstrap(const BootstrapOptions& options)
-      : options_(options), who_(absl::StrCat(HostName(), " pid ", getpid())), members_(options.size) {}
+      : options_(options), rules_(options.Rules()), who_(WhoAmI()), members_(options.size) {}
 
   absl::Status Start() {
     ASSIGN_OR_RETURN(const auto place, ParseHostPort(options_.rendezvous));
     const absl::Time deadline = absl::Now() + options_.deadline;
-    absl::StatusOr<std::vector<std::string>> hosts = options_.rank == 0
-                                                         ? Host(place.first, place.second, deadline)
-                                                         : Join(place.first, place.second, deadline);
+    absl::StatusOr<std::vector<std::string>> hosts =
+        options_.rank == 0 ? Receive(deadline) : Join(place.first, place.second, deadline);
     if (!hosts.ok()) return hosts.status();
     layout_ = MakeLayout(options_.rank, *hosts);
     return absl::OkStatus();
@@ -103,6 +42,7 @@ class EnvironmentBootstrap final : public Bootstrap {
   JobLayout layout() const override { return layout_; }
   absl::StatusOr<std::vector<std::string>> AllGather(absl::string_view mine, absl::Duration wait) override;
   void Finish(bool) override { members_.clear(); }
+  TcpListener TakeListener() override { return std::move(listener_); }
 
  private:
   struct Member {
@@ -112,50 +52,50 @@ class EnvironmentBootstrap final : public Bootstrap {
   };
 
   absl::StatusOr<std::vector<std::string>> Join(const std::string& host, int port, absl::Time deadline);
-  absl::StatusOr<std::vector<std::string>> Host(const std::string& host, int port, absl::Time deadline);
-  absl::Status Gather(TcpListener& listener, absl::Time deadline);
-  absl::StatusOr<bool> Welcome(TcpStream& guest);
+  absl::StatusOr<std::vector<std::string>> Receive(absl::Time deadline);
+  struct Visitor {
+    TcpStream stream;
+    Host reception;
+  };
+  absl::Status Gather(absl::Time deadline);
+  absl::StatusOr<bool> Welcome(Visitor& guest);
   absl::Status Reply(const absl::StatusOr<std::vector<std::string>>& result, absl::Time deadline);
 
   const BootstrapOptions options_;
+  const ReceptionRules rules_;
   const std::string who_;
+  TcpListener listener_;
   JobLayout layout_;
   std::vector<Member> members_;  // at rank 0: all others, by rank; elsewhere: rank 0
 };
 
 absl::StatusOr<std::vector<std::string>> EnvironmentBootstrap::Join(const std::string& host, int port,
                                                                     absl::Time deadline) {
-  auto stream = TcpStream::Connect(host, port, deadline);
-  if (!stream.ok()) {
+  auto stream = EnterReception(
+      rules_, {.rank = options_.rank, .size = options_.size, .host_key = HostKey(), .who = who_}, host, port,
+      deadline);
+  if (!stream.ok() && absl::IsUnavailable(stream.status())) {
     return Annotate(stream.status(), absl::StrCat("rank ", options_.rank, " did not reach rank 0 within ",
                                                   absl::FormatDuration(options_.deadline)));
   }
+  if (!stream.ok()) return stream.status();
   members_[0] = {*std::move(stream), "", "", true};
-  RETURN_IF_ERROR(members_[0].stream.WriteFrame(
-      absl::StrJoin({std::string(kGreeting), options_.job, absl::StrCat(options_.rank),
-                     absl::StrCat(options_.size), HostKey(), who_},
-                    "\n"),
-      deadline));
   // Rank 0 gives up at its own deadline and says who is missing: a little more patience hears that.
-  auto reply = members_[0].stream.ReadFrame(kHelloBytesMax * options_.size, deadline + kFarewellTime);
+  auto reply =
+      members_[0].stream.ReadFrame(kReceptionFrameBytesMax * options_.size, deadline + kFarewellTime);
   if (!reply.ok())
     return Annotate(reply.status(),
                     absl::StrCat("rank ", options_.rank, " waiting for rank 0 at ", options_.rendezvous));
   return UnpackReply(*reply, options_.size);
 }
 
-absl::StatusOr<std::vector<std::string>> EnvironmentBootstrap::Host(const std::string& host, int port,
-                                                                    absl::Time deadline) {
+absl::StatusOr<std::vector<std::string>> EnvironmentBootstrap::Receive(absl::Time deadline) {
   members_[0].host_key = HostKey();
   members_[0].here = true;
   members_[0].who = who_;
-  if (options_.size == 1) return std::vector<std::string>{members_[0].host_key};
-  auto listener = TcpListener::Listen(host, port);
-  if (!listener.ok()) {
-    return Annotate(listener.status(), absl::StrCat("rank 0 cannot listen at ", options_.rendezvous,
-                                                    " (choose another with --rendezvous)"));
-  }
-  const absl::Status gathered = Gather(*listener, deadline);
+  if (options_.size == 1 && !options_.stays_open) return std::vector<std::string>{members_[0].host_key};
+  ASSIGN_OR_RETURN(listener_, ListenAtRendezvous(options_));
+  const absl::Status gathered = Gather(deadline);
   absl::StatusOr<std::vector<std::string>> result = std::vector<std::string>();
   if (!gathered.ok()) result = gathered;
   for (const Member& member : members_) {
@@ -166,8 +106,8 @@ absl::StatusOr<std::vector<std::string>> EnvironmentBootstrap::Host(const std::s
 }
 
 // Until all are here.
-absl::Status EnvironmentBootstrap::Gather(TcpListener& listener, absl::Time deadline) {
-  std::list<TcpStream> guests;
+absl::Status EnvironmentBootstrap::Gather(absl::Time deadline) {
+  std::list<Visitor> guests;
   for (int missing = options_.size - 1; missing > 0;) {
     const absl::Duration left = deadline - absl::Now();
     if (left <= absl::ZeroDuration()) {
@@ -180,16 +120,16 @@ absl::Status EnvironmentBootstrap::Gather(TcpListener& listener, absl::Time dead
                                                       " ranks have come to ", options_.rendezvous,
                                                       "; missing: ", absl::StrJoin(absent, ", ")));
     }
-    std::vector<pollfd> fds = {{listener.fd(), POLLIN, 0}};
-    for (const TcpStream& guest : guests) fds.push_back({guest.fd(), POLLIN, 0});
+    std::vector<pollfd> fds = {{listener_.fd(), POLLIN, 0}};
+    for (const Visitor& guest : guests) fds.push_back({guest.stream.fd(), POLLIN, 0});
     for (const Member& member : members_)
       fds.push_back({member.stream.fd(), POLLIN, 0});  // none: -1, which poll passes over
     const timespec timeout = absl::ToTimespec(std::min(left, absl::Seconds(1)));
     ppoll(fds.data(), fds.size(), &timeout, nullptr);
     while (guests.size() < kGuestsMax) {
-      auto guest = listener.Accept();
+      auto guest = listener_.Accept();
       if (!guest.ok()) break;
-      guests.push_back(*std::move(guest));
+      guests.push_back({*std::move(guest), Host(&rules_, MakeNonce())});
     }
     for (auto guest = guests.begin(); guest != guests.end();) {
       ASSIGN_OR_RETURN(const bool done, Welcome(*guest));
@@ -200,7 +140,7 @@ absl::Status EnvironmentBootstrap::Gather(TcpListener& listener, absl::Time dead
       Member& member = members_[i];
       missing += !member.here;
       std::string unexpected;
-      if (member.here && !member.stream.TryReadFrame(kHelloBytesMax, unexpected).ok()) {
+      if (member.here && !member.stream.TryReadFrame(kReceptionFrameBytesMax, unexpected).ok()) {
         return absl::UnavailableError(
             absl::StrCat("rank ", i, " (", member.who, ") left before all ranks had come"));
       }
@@ -210,20 +150,20 @@ absl::Status EnvironmentBootstrap::Gather(TcpListener& listener, absl::Time dead
 }
 
 // True when the guest is dealt with: it became a member, or was turned away. An error concerns the whole job.
-absl::StatusOr<bool> EnvironmentBootstrap::Welcome(TcpStream& guest) {
+absl::StatusOr<bool> EnvironmentBootstrap::Welcome(Visitor& guest) {
   std::string frame;
-  const auto complete = guest.TryReadFrame(kHelloBytesMax, frame);
+  const auto complete = guest.stream.TryReadFrame(kReceptionFrameBytesMax, frame);
   if (!complete.ok()) return true;  // a stranger
   if (!*complete) return false;
-  const std::optional<Hello> hello = ReadHello(frame);
-  if (!hello.has_value()) return true;
   const absl::Time soon = absl::Now() + kFarewellTime;
-  if (hello->job != options_.job) {
-    guest
-        .WriteFrame(PackError(absl::FailedPreconditionError(absl::StrCat(
-                        options_.rendezvous, " is the meeting place of another job ('", options_.job,
-                        "', not '", hello->job, "'): choose another with --rendezvous"))),
-                    soon)
+  const Host::Step step = guest.reception.OnFrame(frame);
+  if (!step.refusal.ok() && options_.on_refusal) options_.on_refusal(step.refusal);
+  if (!step.reply.empty() && !guest.stream.WriteFrame(step.reply, soon).ok()) return true;
+  if (!step.in.has_value()) return step.done;
+  const GuestHello* hello = &*step.in;
+  if (hello->joins) {
+    guest.stream
+        .WriteFrame(PackRefusal(absl::UnavailableError("the job has not started: join it later")), soon)
         .IgnoreError();
     return true;
   }
@@ -240,17 +180,17 @@ absl::StatusOr<bool> EnvironmentBootstrap::Welcome(TcpStream& guest) {
         absl::StrCat("rank ", hello->rank, " came twice: ", members_[hello->rank].who, " and ", hello->who));
   }
   if (!status.ok()) {
-    guest.WriteFrame(PackError(status), soon).IgnoreError();
+    guest.stream.WriteFrame(PackRefusal(status), soon).IgnoreError();
     return status;
   }
-  members_[hello->rank] = {std::move(guest), hello->who, hello->host_key, true};
+  members_[hello->rank] = {std::move(guest.stream), hello->who, hello->host_key, true};
   return true;
 }
 
 // To everyone who is here; the first failure.
 absl::Status EnvironmentBootstrap::Reply(const absl::StatusOr<std::vector<std::string>>& result,
                                          absl::Time deadline) {
-  const std::string frame = result.ok() ? PackEntries(*result) : PackError(result.status());
+  const std::string frame = result.ok() ? PackEntries(*result) : PackRefusal(result.status());
   absl::Status first;
   for (int i = 1; i < options_.size; ++i) {
     if (members_[i].stream.fd() < 0) continue;
@@ -290,6 +230,26 @@ absl::StatusOr<std::vector<std::string>> EnvironmentBootstrap::AllGather(absl::s
 }
 
 }  // namespace
+
+absl::StatusOr<TcpListener> ListenAtRendezvous(const BootstrapOptions& options) {
+  ASSIGN_OR_RETURN(const auto place, ParseHostPort(options.rendezvous));
+  auto listener = TcpListener::Listen(options.bind.empty() ? place.first : options.bind, place.second,
+                                      /*or_any=*/options.bind.empty());
+  if (!listener.ok()) {
+    return Annotate(listener.status(), options.bind.empty()
+                                           ? absl::StrCat("rank 0 cannot listen at ", options.rendezvous,
+                                                          " (choose another with --rendezvous)")
+                                           : absl::StrCat("rank 0 cannot listen at --bind ", options.bind,
+                                                          ", port ", place.second));
+  }
+  if (options.key.empty() && !listener->loopback()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("rank 0 would listen at ", options.rendezvous,
+                     ", where other hosts can reach it, and there is no key: give all ranks the same "
+                     "--cluster-key-file FILE, or meet at 127.0.0.1"));
+  }
+  return listener;
+}
 
 absl::StatusOr<std::unique_ptr<Bootstrap>> MakeEnvironmentBootstrap(const BootstrapOptions& options) {
   if (options.size < 1 || options.rank < 0 || options.rank >= options.size) {

@@ -16,8 +16,7 @@ absl::StatusOr<Fabric> MakeUcxTransport(Bootstrap& bootstrap, [[maybe_unused]] c
     return Fabric{.transport = std::move(MakeLoopbackTransports(1)[0]), .job = 0, .addresses = {}};
   }
 #if LOMBARD_UCX
-  const bool grows = options.size_max > layout.size;
-  const bool single_host = layout.local_size == layout.size && (!grows || options.single_host);
+  const bool single_host = layout.local_size == layout.size && options.only_this_host;
   ASSIGN_OR_RETURN(const UcxProfile profile, ChooseUcxProfile(InspectUcxHost(single_host), options.profile));
   ASSIGN_OR_RETURN(std::unique_ptr<UcxTransport> transport, UcxTransport::Create(profile));
   ASSIGN_OR_RETURN(std::vector<std::string> addresses,

@@ -16,7 +16,7 @@ struct UcxOptions {
   std::string profile;  // --ucx-profile; empty: what suits this host (fabric/ucx/profile.h)
   absl::Duration deadline = absl::Seconds(60);  // for the exchange of addresses
   int size_max = 0;                             // places, where ranks may join later; 0: none may
-  bool single_host = false;                     // whoever joins later is on this host too
+  bool only_this_host = true;                   // whoever joins later is on the host of rank 0
 };
 
 // What a process that joins a running job must know of the others.

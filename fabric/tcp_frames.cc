@@ -165,7 +165,7 @@ TcpListener& TcpListener::operator=(TcpListener&& other) noexcept {
   return *this;
 }
 
-absl::StatusOr<TcpListener> TcpListener::Listen(const std::string& host, int port) {
+absl::StatusOr<TcpListener> TcpListener::Listen(const std::string& host, int port, bool or_any) {
   const auto listen_on = [port](const sockaddr* address, socklen_t length,
                                 int family) -> absl::StatusOr<TcpListener> {
     TcpListener listener;
@@ -187,11 +187,21 @@ absl::StatusOr<TcpListener> TcpListener::Listen(const std::string& host, int por
       last = listener.status();
     }
   }
-  if (!absl::IsNotFound(last)) return last;
+  if (!absl::IsNotFound(last) || !or_any) return last;
   sockaddr_in any{};
   any.sin_family = AF_INET;
   any.sin_port = htons(static_cast<uint16_t>(port));
   return listen_on(reinterpret_cast<const sockaddr*>(&any), sizeof(any), AF_INET);
+}
+
+bool TcpListener::loopback() const {
+  sockaddr_storage address{};
+  socklen_t length = sizeof(address);
+  if (getsockname(fd_, reinterpret_cast<sockaddr*>(&address), &length) != 0) return false;
+  if (address.ss_family == AF_INET)
+    return ntohl(reinterpret_cast<const sockaddr_in&>(address).sin_addr.s_addr) >> 24 == 127;
+  return address.ss_family == AF_INET6 &&
+         IN6_IS_ADDR_LOOPBACK(&reinterpret_cast<const sockaddr_in6&>(address).sin6_addr);
 }
 
 absl::StatusOr<TcpStream> TcpListener::Accept() {

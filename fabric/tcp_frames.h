@@ -42,9 +42,10 @@ class TcpListener {
   TcpListener(TcpListener&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
   TcpListener& operator=(TcpListener&& other) noexcept;
 
-  // On the addresses that `host` means here; on all of them when it means none of ours. kUnavailable: the
-  // port is taken.
-  static absl::StatusOr<TcpListener> Listen(const std::string& host, int port);
+  // On the first address of ours that `host` means; on all of ours when it means none and `or_any`.
+  // kUnavailable: the port is taken.
+  static absl::StatusOr<TcpListener> Listen(const std::string& host, int port, bool or_any = true);
+  bool loopback() const;  // other hosts cannot reach it
 
   int fd() const { return fd_; }
   absl::StatusOr<TcpStream> Accept();  // without waiting; kUnavailable when nobody is there

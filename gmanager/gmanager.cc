@@ -17,6 +17,25 @@ void ToWire(RequestId request, messages::RequestKey* key) {
   key->set_number(request.number);
 }
 
+messages::MemberState OnWire(Membership::State state) {
+  switch (state) {
+    case Membership::State::kJoining:
+      return messages::MEMBER_JOINING;
+    case Membership::State::kAlive:
+      return messages::MEMBER_ALIVE;
+    case Membership::State::kDraining:
+      return messages::MEMBER_DRAINING;
+    case Membership::State::kLost:
+      return messages::MEMBER_LOST;
+    case Membership::State::kLeft:
+      return messages::MEMBER_LEFT;
+    case Membership::State::kVacant:
+    case Membership::State::kExpected:
+      break;
+  }
+  return messages::MEMBER_UNSPECIFIED;
+}
+
 bool Measured(double seconds) { return std::isfinite(seconds) && seconds > 0; }
 
 }  // namespace
@@ -25,7 +44,13 @@ GManager::GManager(const GManagerOptions& options)
     : options_(options),
       outbox_(Value(options.incarnation)),
       cost_(options.cost),
-      membership_(options.instances, options.own, options.dead_after),
+      membership_({.instances = options.instances,
+                   .expected = options.expected > 0 ? options.expected : options.instances,
+                   .own = options.own,
+                   .dead_after = options.dead_after,
+                   .join_wait = options.join_wait,
+                   .kv_blocks = options.kv_blocks,
+                   .bug = options.bug}),
       records_(options.instances) {
   CHECK_GT(options.instances, 0);
   CHECK_GT(Value(options.incarnation), 0u);
@@ -37,11 +62,15 @@ void GManager::Handle(int from, const messages::ControlMessage& message, absl::T
     ++counters_.malformed;
     return;
   }
-  if (message.has_move_kv_done()) {
-    if (membership_.IsAlive(InstanceId(from), Incarnation{message.incarnation()})) {
-      OnMoveDone(from, message.move_kv_done());
-    } else {
+  if (message.has_move_kv_done() || message.has_left()) {
+    if (!membership_.IsAlive(InstanceId(from), Incarnation{message.incarnation()})) {
       ++counters_.stale;
+    } else if (message.has_left()) {
+      membership_.Leave(InstanceId(from));
+      FollowMembership(now);
+      outbox_.Add(from).mutable_leave();
+    } else {
+      OnMoveDone(from, message.move_kv_done());
     }
     return;
   }
@@ -56,7 +85,10 @@ bool GManager::Admit(int from, uint64_t incarnation, uint64_t process, absl::Tim
   FollowMembership(now);
   if (verdict == Membership::Verdict::kMember) return true;
   ++counters_.fenced;
-  outbox_.Add(from).mutable_fenced()->set_incarnation(Value(membership_.members()[from].incarnation));
+  messages::Fenced& fenced = *outbox_.Add(from).mutable_fenced();
+  fenced.set_incarnation(Value(membership_.members()[from].incarnation));
+  fenced.set_taken(verdict == Membership::Verdict::kTaken);
+  fenced.set_process(process);
   return false;
 }
 
@@ -66,14 +98,20 @@ void GManager::ConnectionLost(int peer, absl::Time now) {
   FollowMembership(now);
 }
 
+absl::StatusOr<Membership::Grant> GManager::Join(std::optional<InstanceId> wanted, uint64_t process,
+                                                 uint32_t kv_blocks, absl::Time now) {
+  const absl::StatusOr<Membership::Grant> grant = membership_.Join(wanted, process, kv_blocks, now);
+  FollowMembership(now);
+  return grant;
+}
+
 // What a process told that is no member any more is void, and everyone is told at once.
 void GManager::FollowMembership(absl::Time now) {
   if (followed_ == membership_.number()) return;
   followed_ = membership_.number();
   for (uint32_t i = 0; i < records_.size(); ++i) {
     const Membership::Member& member = membership_.members()[i];
-    const bool same = member.state == Membership::State::kAlive &&
-                      records_[i].facts.incarnation() == Value(member.incarnation);
+    const bool same = member.belongs() && records_[i].facts.incarnation() == Value(member.incarnation);
     if (same || records_[i].seq == 0) continue;
     records_[i] = Record{};
     std::erase_if(moves_, [&](const auto& open) {
@@ -88,8 +126,7 @@ void GManager::FollowMembership(absl::Time now) {
 
 void GManager::PublishView() {
   for (uint32_t i = 0; i < records_.size(); ++i) {
-    if (membership_.members()[i].state == Membership::State::kAlive)
-      FillView(outbox_.Add(static_cast<int>(i)).mutable_cluster_view());
+    if (membership_.members()[i].belongs()) FillView(outbox_.Add(static_cast<int>(i)).mutable_cluster_view());
   }
 }
 
@@ -100,6 +137,10 @@ void GManager::OnHeartbeat(int from, const messages::Heartbeat& beat, absl::Time
     return;
   }
   ++counters_.heartbeats;
+  if (beat.draining()) {
+    membership_.Drain(InstanceId(from));
+    FollowMembership(now);
+  }
   if (!beat.full() && beat.seq() != record.seq + 1) record.complete = false;
   if (beat.full()) {
     record.placements.clear();
@@ -206,12 +247,13 @@ void GManager::FillView(messages::ClusterView* view) const {
   view->set_members_number(membership_.number());
   for (uint32_t i = 0; i < records_.size(); ++i) {
     const Membership::Member& known = membership_.members()[i];
-    if (known.state == Membership::State::kUnknown) continue;
+    if (Value(known.incarnation) == 0) continue;
     messages::Member& member = *view->add_members();
     member.set_instance(i);
     member.set_incarnation(Value(known.incarnation));
-    member.set_state(known.state == Membership::State::kAlive ? messages::MEMBER_ALIVE
-                                                              : messages::MEMBER_LOST);
+    member.set_state(OnWire(known.state));
+    member.set_process(known.process);
+    member.set_kv_blocks(known.kv_blocks);
   }
   if (claim_.has_value()) {
     ToWire(claim_->request, view->mutable_claim()->mutable_request());

@@ -3,7 +3,7 @@
 // the workers' half.
 //
 //   GManager manager(options);
-//   manager.Handle(from, message, now);   // Ping, Heartbeat, MoveKvDone
+//   manager.Handle(from, message, now);   // Ping, Heartbeat, MoveKvDone, Left
 //   manager.ConnectionLost(peer, now);    // the transport's news
 //   manager.Tick(now);                    // members, claim, plans
 //   for (auto& out : manager.TakeOutgoing()) send(out);
@@ -28,15 +28,19 @@
 namespace lombard {
 
 struct GManagerOptions {
-  int instances = 1;
-  InstanceId own{};  // of this process
+  int instances = 1;                // places
+  int expected = 0;                 // those of them that are expected from the start; 0: all
+  InstanceId own{};                 // of this process
+  std::vector<uint32_t> kv_blocks;  // by instance, of those expected; empty: not known
   Incarnation incarnation{1};
   PlanOptions plan;
   CostModel::Options cost;
   absl::Duration plan_period = absl::Milliseconds(200);
   absl::Duration claim_after = absl::Milliseconds(250);
   absl::Duration dead_after = absl::Seconds(1);  // without a ping
+  absl::Duration join_wait = absl::Seconds(10);  // from the grant of an instance to the first ping
   absl::Duration move_deadline = absl::Seconds(60);
+  PlantedBug bug = PlantedBug::kNone;
 };
 
 class GManager {
@@ -60,6 +64,9 @@ class GManager {
   std::vector<Outgoing> TakeOutgoing() { return outbox_.Take(); }
   absl::Time NextDeadline() const;
   void ConnectionLost(int peer, absl::Time now);
+  // A process that rank 0 has let in asks for a place; errors as of Membership::Join.
+  absl::StatusOr<Membership::Grant> Join(std::optional<InstanceId> wanted, uint64_t process,
+                                         uint32_t kv_blocks, absl::Time now);
 
   const Membership& membership() const { return membership_; }
 

@@ -35,6 +35,7 @@ class PrefixIndex {
   // `names`: of a sequence's blocks from token 0 on. One that is larger than the pool borrows and leaves
   // nothing. The first `elsewhere` of them, where they are new to it, it may read at another instance.
   void Use(InstanceId instance, absl::Span<const uint64_t> names, uint32_t elsewhere = 0);
+  void Resize(InstanceId instance, uint32_t blocks) { caches_[Value(instance)].blocks = blocks; }
   void Forget(InstanceId instance);  // its process is gone, and its cache with it
   size_t size(InstanceId instance) const { return caches_[Value(instance)].used.size(); }
 

@@ -21,10 +21,11 @@ class Router {
     uint64_t capacity = 0;  // tokens of its own pool
     uint64_t lendable = 0;  // tokens of it that others may borrow at most
   };
-  // Everyone is alive at first.
+  // Everyone is alive at first. Places where nobody is have no size.
   explicit Router(std::vector<Instance> instances)
       : instances_(std::move(instances)), given_(instances_.size(), 0), alive_(instances_.size(), true) {}
 
+  void SetSize(InstanceId instance, const Instance& size) { instances_[Value(instance)] = size; }
   void SetAlive(InstanceId instance, bool alive) { alive_[Value(instance)] = alive; }
   bool IsAlive(InstanceId instance) const { return alive_[Value(instance)]; }
 

@@ -40,6 +40,7 @@ void RManager::SendHeartbeat(absl::Time now) {
   beat.set_seq(++heartbeat_seq_);
   beat.set_full(full_heartbeat_);
   beat.set_process(options_.process);
+  beat.set_draining(draining());
   for (int peer = 0; peer < options_.instances; ++peer) {
     if (Unreachable(peer, now)) beat.add_unreachable(static_cast<uint32_t>(peer));
   }

@@ -24,12 +24,14 @@ LentLedger::LentLedger(const Options& options, KvPool* pool)
       hosted_(std::make_shared<HostedLoans>(HostedLoans{.epoch = epoch_})) {}
 
 uint32_t LentLedger::lendable() const {
+  if (draining_ && options_.bug != PlantedBug::kGrantWhileDraining) return 0;
   const uint32_t free = pool_->free_count();
   return std::min(free > reserve_blocks_ ? free - reserve_blocks_ : 0,
                   lent_blocks_max_ > lent_ ? lent_blocks_max_ - lent_ : 0);
 }
 
 uint32_t LentLedger::lendable_max() const {
+  if (draining_) return 0;
   return LendableBlocksMax(pool_->total_count(), options_.reserve, options_.lent_max);
 }
 
@@ -236,6 +238,28 @@ void LentLedger::StartRecall(Entry& entry, RequestId wanted_for, absl::Time now)
   entry.next_retry = now;
   entry.wanted_for = wanted_for;
   ++counters_.recalled;
+}
+
+void LentLedger::Drain(absl::Time deadline) {
+  draining_ = true;
+  bool ended = false;
+  for (auto it = entries_.begin(); it != entries_.end();) {
+    Entry& entry = it->second;
+    if (entry.state == LoanState::kReserved) {
+      ++counters_.expired;
+      it = End(it);
+      ended = true;
+      continue;
+    }
+    counters_.recalled += entry.state == LoanState::kActive;
+    entry.state = LoanState::kRecalled;
+    entry.expiry = deadline;
+    entry.next_retry = absl::InfinitePast();
+    entry.wanted_for = RequestId{};  // older than all: nobody may decline
+    ++it;
+  }
+  if (ended) ++epoch_;
+  Collect();
 }
 
 void LentLedger::DeclineRecall(InstanceId debtor, LoanId id, uint64_t epoch, absl::Time now) {

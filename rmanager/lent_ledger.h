@@ -64,6 +64,9 @@ class LentLedger {
   // The cache whose blocks may be read by others; null: none. Whoever takes it away, or ends it, does so when
   // nothing of it is lent, or for good.
   void set_prefixes(PrefixTree* prefixes) { prefixes_ = prefixes; }
+  // From now on nothing is lent: reservations end, active loans are recalled until `deadline`.
+  void Drain(absl::Time deadline);
+  bool draining() const { return draining_; }
 
   // Reserves, or returns the loan already given for this (debtor, ticket); nullopt when it may not lend that
   // much now, or `limit` is less.
@@ -161,6 +164,7 @@ class LentLedger {
   KvPool* pool_;
   PrefixTree* prefixes_ = nullptr;
   uint32_t reserve_blocks_, lent_blocks_max_;
+  bool draining_ = false;
   uint64_t epoch_, next_loan_ = 1;
   uint32_t lent_ = 0;  // reserved, active, and repaid but still held by a service thread
   uint32_t prefix_lent_ = 0;

@@ -39,7 +39,9 @@ RManager::RManager(const RManagerOptions& options, KvPool* pool)
       incarnation_(options.incarnation),
       incarnations_(options.instances, 0),
       lost_(options.instances, 0),
-      unreachable_until_(options.instances, absl::InfinitePast()) {
+      unreachable_until_(options.instances, absl::InfinitePast()),
+      member_blocks_(options.kv_blocks) {
+  member_blocks_.resize(options.instances, 0);
   CHECK_LT(Value(options.self), static_cast<uint32_t>(options.instances));
   CHECK_GT(Value(options.incarnation), 0u);
   facts_.instances.resize(options.instances);
@@ -169,8 +171,10 @@ void RManager::OnTry(InstanceId from, const messages::TryMoveKv& ask, absl::Time
   }
   const RequestId request = FromWire(ask.request());
   const std::optional<RequestId> recalled_for = lent_.recalls_for();
-  const bool yields = ask.purpose() != messages::PURPOSE_GROWTH &&
-                      (!MayAdmit(request) || (recalled_for.has_value() && *recalled_for < request));
+  const bool drains = draining() && options_.bug != PlantedBug::kGrantWhileDraining;
+  const bool yields =
+      drains || (ask.purpose() != messages::PURPOSE_GROWTH &&
+                 (!MayAdmit(request) || (recalled_for.has_value() && *recalled_for < request)));
   if (ask.has_adopt()) {
     const LostHome lost{InstanceId{ask.adopt().instance()}, Incarnation{ask.adopt().incarnation()}};
     if (options_.bug == PlantedBug::kAdoptUnheard) lent_.DropDebtor(lost.instance, now);
@@ -298,10 +302,16 @@ void RManager::FollowMembers(const messages::ClusterView& view, absl::Time now) 
       continue;
     }
     const int peer = static_cast<int>(member.instance());
-    const bool lost = member.state() == messages::MEMBER_LOST;
+    const bool lost = member.state() == messages::MEMBER_LOST || member.state() == messages::MEMBER_LEFT;
+    member_blocks_[peer] = member.kv_blocks();
     if (InstanceId{member.instance()} == options_.self) {
       const uint64_t own = Value(incarnation_);
-      if (member.incarnation() > own || (lost && member.incarnation() == own)) {
+      if (member.process() != 0 && member.process() != options_.process && member.incarnation() >= own) {
+        messages::Fenced fenced;
+        fenced.set_incarnation(member.incarnation());
+        fenced.set_taken(true);
+        OnFenced(fenced);
+      } else if (member.incarnation() > own || (lost && member.incarnation() == own)) {
         messages::Fenced fenced;
         fenced.set_incarnation(member.incarnation());
         OnFenced(fenced);
@@ -317,14 +327,33 @@ void RManager::FollowMembers(const messages::ClusterView& view, absl::Time now) 
 }
 
 void RManager::OnFenced(const messages::Fenced& fenced) {
-  if (fenced_ || fenced.incarnation() < Value(incarnation_)) return;
+  if (fenced_ || (fenced.incarnation() < Value(incarnation_) && !fenced.taken())) return;
+  if (fenced.process() != 0 && fenced.process() != options_.process) return;
   if (options_.bug == PlantedBug::kIgnoreFence) return;
   if (fenced.incarnation() >= kIncarnationsMax) {
     ++malformed_;
     return;
   }
   fenced_ = true;
-  events_.push_back(FencedOut{Incarnation{fenced.incarnation() + 1}});
+  const uint64_t next = std::max(fenced.incarnation(), Value(incarnation_)) + 1;
+  events_.push_back(FencedOut{Incarnation{next}, fenced.taken()});
+}
+
+void RManager::Drain(absl::Time deadline, absl::Time now) {
+  lent_.Drain(deadline);
+  next_heartbeat_ = now;
+}
+
+void RManager::SayLeft() { outbox_.Add(options_.gmanager).mutable_left(); }
+
+uint32_t RManager::reachable_blocks() const {
+  uint64_t blocks = 0;
+  for (size_t i = 0; i < member_blocks_.size(); ++i) {
+    if (InstanceId(i) == options_.self) continue;
+    blocks += LendableBlocksMax(member_blocks_[i], options_.reserve, options_.lent_max);
+  }
+  if (member_blocks_[Value(options_.self)] == 0) return 0;
+  return static_cast<uint32_t>(std::min<uint64_t>(pool_->total_count() + blocks, UINT32_MAX));
 }
 
 void RManager::Restart(Incarnation next) {

@@ -39,7 +39,9 @@ struct RManagerOptions {
   int instances = 1;
   int gmanager = 0;  // rank
   Incarnation incarnation{1};
-  uint64_t process = 0;    // differs from one process of an instance to the next
+  uint64_t process = 0;  // differs from one process of an instance to the next
+  std::vector<uint32_t>
+      kv_blocks;           // pools known at the start, by instance; 0: nobody there. Empty: not known
   double reserve = 0.05;   // share of the pool that is never lent
   double lent_max = 0.80;  // share of the pool that is lent at most
   // Guesses. A peer answers between two of its steps, so deadlines are many steps long.
@@ -116,9 +118,11 @@ struct RecallWanted {
   absl::Time deadline;  // after that the creditor ends it
   bool may_decline;
 };
-// This process belongs to the cluster no more: its requests run elsewhere. Forget them, then Restart.
+// This process belongs to the cluster no more: its requests run elsewhere. Forget them, then Restart; or,
+// where its place was given to another process, end.
 struct FencedOut {
   Incarnation next;
+  bool taken = false;
 };
 
 class RManager {
@@ -213,6 +217,10 @@ class RManager {
   void PeerUnreachable(int peer, absl::Time now);
   // Its creditor does not know the loan (any more): it is lost (event).
   void LoanRefused(LoanId loan, absl::Time now);
+  // This worker is about to leave: it lends nothing more, calls back what it has lent, and tells so.
+  void Drain(absl::Time deadline, absl::Time now);
+  bool draining() const { return lent_.draining(); }
+  void SayLeft();  // to gManager
   // After FencedOut: as a new process, with no loans. REQUIRES: the engine has forgotten its requests.
   void Restart(Incarnation next);
 
@@ -227,6 +235,9 @@ class RManager {
   // never preempted.
   bool IsOldest(RequestId request) const;
   const ClusterFacts& view() const { return facts_; }
+  // What one request at home here can hold: this pool and what all who belong or may come back would lend.
+  // 0: the members' pools are not known.
+  uint32_t reachable_blocks() const;
   bool knows_of_losses() const;  // some process of another instance has been lost
   Counters counters() const;
   const std::map<LoanId, Loan>& borrowed() const { return borrowed_.loans(); }
@@ -284,6 +295,8 @@ class RManager {
   std::vector<uint64_t> lost_;                 // newest known to be lost, by rank
   std::vector<absl::Time> unreachable_until_;  // by rank
   uint64_t members_number_ = 0;
+  std::vector<uint32_t>
+      member_blocks_;  // pools of those who belong or may come back, by rank; 0: none, or unknown
   std::map<uint64_t, OpenMove> moves_;  // by plan id
   uint64_t newest_plan_ = 0;
 

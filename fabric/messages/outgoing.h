@@ -16,7 +16,7 @@ struct Outgoing {
 // Rank 0 runs a worker and the global manager; the body says whose message it is. False for engine bodies
 // too.
 inline bool ForGlobalManager(const messages::ControlMessage& message) {
-  return message.has_heartbeat() || message.has_move_kv_done() || message.has_ping();
+  return message.has_heartbeat() || message.has_move_kv_done() || message.has_ping() || message.has_left();
 }
 
 // Messages of one manager, each stamped with its process' incarnation.

@@ -14,18 +14,50 @@
 // two of its steps.
 //
 // MEMBERSHIP. A process is (instance, incarnation). gManager alone issues the list of members; each change
-// has a number of its own, and the list travels in every cluster view.
-//   event at gManager                        what becomes of the instance
-//   ping or heartbeat of an unknown process  alive, if its incarnation is larger than any known of the
-//   instance the same incarnation, another process    lost: a restarted process took its own number for
-//   granted no ping for dead_after                   lost the connection to it broke               lost
-//   anything from a lost or older one        is answered by Fenced, which names the largest incarnation known
+// has a number of its own, and the list travels in every cluster view. There are as many instances as the job
+// may have at most; the first ones are expected from the start, the others vacant.
+//   state        event at gManager                               becomes
+//   vacant,      Join of a process that rank 0 has let in        joining: it is granted the instance and a
+//   new lost, left                                                   incarnation: the largest known + 1, or +
+//   2 after
+//                                                                one that is lost, which may have taken the
+//                                                                next
+//   joining      ping of that process                            alive
+//   joining      none within join_wait                           lost
+//   expected     ping or heartbeat of whoever is first           alive
+//   alive        a heartbeat that says draining                  draining
+//   draining     Left                                            left, answered by Leave
+//   alive, draining  no ping for dead_after                      lost
+//   alive, draining  the connection to it broke                  lost
+//   alive        ping of another process, same incarnation       lost: a restarted process took its own
+//   number
+//                                                                for granted (of an instance nobody joined)
+//   lost, alive  ping with an incarnation larger than known      alive (of an instance nobody joined, or by
+//   the
+//                                                                process that it was granted to)
+//   any          anything from a lost or older process           is answered by Fenced, which names the
+//   largest
+//                                                                incarnation known
+//   vacant, or granted to another process                        is answered by Fenced with `taken`
 // Who is lost stays lost: there is no way back but as a new incarnation. A process that reads Fenced, or a
 // list in which it is lost, forgets every loan and request, takes the next number and reports anew; it sends
-// nothing but pings and heartbeats until a list shows it alive. Everybody else drops the messages of a
-// process from the moment on that they know it to be lost, ends its loans here (new ledger epoch) and treats
-// its loans there as lost. So false suspicion costs work, never a result: what a fenced process still
-// computes is refused by epoch at its creditors and by incarnation at the front door.
+// nothing but pings and heartbeats until a list shows it alive. If its place was taken, it ends. Fenced names
+// the process that it is meant for: the one that has come in its place is not concerned. Everybody else drops
+// the messages of a process from the moment on that they know it to be lost or left, ends its loans here (new
+// ledger epoch) and treats its loans there as lost. So false suspicion costs work, never a result: what a
+// fenced process still computes is refused by epoch at its creditors and by incarnation at the front door.
+//   Joining: the words before the list are those of fabric/reception.h and fabric/join_desk.h. The process
+//   proves
+// the cluster key, names protocol version and fingerprint, and gets instance, incarnation and the others'
+// addresses; it connects to them (fabric/ucx/link.h) and pings. From the first ping on requests and loans
+// come.
+//   Draining: a worker that is told to leave says so in its heartbeats. It grants nothing, not even what it
+//   has
+// reserved, and recalls every active loan; no older request may decline that. The front door gives it nothing
+// more. Its waiting requests go back to the front door at once (HandBack), its running ones when half of
+// `drain_wait` is over; they go on elsewhere with the tokens delivered so far. When nothing runs, nothing is
+// lent and every repayment is confirmed, or when drain_wait is over, it says Left, once, and ends after
+// Leave, or without it after a second. What is still lent or borrowed then is treated as of a lost process.
 //   A worker that cannot reach a peer does not declare it dead. As debtor it treats its loans there as lost,
 // goes on repaying them until the peer answers or is lost, reports the peer as unreachable, and borrows
 // nothing from it until it is heard of again or `unreachable_for` is over: somebody must try. As creditor it
@@ -36,13 +68,13 @@
 // STATES OF A LOAN AT THE CREDITOR
 //   state      event                            next       what the creditor does
 //   offered    TryMoveKv, may lend              reserved   allocates, starts the lease, answers with the loan
-//   offered    TryMoveKv, may not               -          answers without a loan, and what it could lend now
+//   offered    TryMoveKv, may not, or drains    -          answers without a loan, and what it could lend now
 //   reserved   the same TryMoveKv again         reserved   answers with the same loan; the lease goes on
 //   reserved   ActivateLoan                     active     publishes the slots to service, then confirms
 //   reserved   Repay                            repaid     frees, answers RepayAck
-//   reserved   lease over (creditor's clock)    expired    frees, new ledger epoch
+//   reserved   lease over, or it drains         expired    frees, new ledger epoch
 //   active     TryMoveKv or ActivateLoan again  active     answers as before
-//   active     own load wants the memory        recalled   sends Recall, repeats it every `retry`
+//   active     own load wants it, or it drains  recalled   sends Recall, repeats it every `retry`
 //   active, recalled  Repay                     repaid     withdraws the slots, answers RepayAck; the blocks
 //                                                          are free when service has let go of them
 //   recalled   RecallDeclined                   active     asks for this loan no more for `recall_again`
@@ -181,6 +213,9 @@
 #include "base/ids.h"
 
 namespace lombard {
+
+// Of this specification and its messages. Ranks of different versions do not work together.
+constexpr uint32_t kProtocolVersion = 2;
 
 enum class LoanState : uint8_t { kReserved, kActive, kRecalled };
 

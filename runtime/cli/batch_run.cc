@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
 #include "base/status.h"
 #include "runtime/generate/progress.h"
 #include "runtime/generate/report.h"
@@ -94,6 +95,11 @@ Report MakeReport(size_t requests, const Samples& samples, double seconds,
   const Job::Pauses pauses = job.pauses();
   report.recovery.pause_s = PercentilesOf(pauses.affected);
   report.recovery.others_pause_s = PercentilesOf(pauses.others);
+  report.recovery.requests_handed_back = dispatched.handed_back;
+  report.recovery.ranks_joined = job.joined_count();
+  report.recovery.ranks_left = job.left_count();
+  for (const TimelineEntry& entry : job.timeline())
+    report.timeline.push_back({entry.start_s, entry.seconds, entry.tokens, entry.workers});
   for (const messages::WorkerReport& w : workers) {
     report.steps += w.steps();
     report.remote_steps += w.remote_steps();
@@ -215,7 +221,9 @@ absl::Status RunBatch(const GenerateOptions& options, const Tokenizer& tokenizer
     RETURN_IF_ERROR(files.output->Put(i, {.error = error}));
     ++answered;
   }
-  for (const size_t at : TreeOrder(prompts, options.worker.block_tokens)) {
+  std::vector<size_t> order;
+  for (const size_t at : TreeOrder(prompts, options.worker.block_tokens)) order.push_back(at);
+  const auto submit = [&](size_t at) -> absl::Status {
     const size_t i = indices[at];
     const GenerateRequest& request = files.requests[i];
     const size_t n = static_cast<size_t>(request.sampling.n);
@@ -229,11 +237,21 @@ absl::Status RunBatch(const GenerateOptions& options, const Tokenizer& tokenizer
       place[number] = {i, sample};
     }
     prompts[at] = {};
-  }
+    return absl::OkStatus();
+  };
+  const auto due = [&](size_t nth) {
+    return options.rate > 0 ? start + absl::Seconds(static_cast<double>(nth) / options.rate) : start;
+  };
+  size_t submitted = 0;
 
   ProgressLine line(stderr);
-  while (!open.empty()) {
-    ASSIGN_OR_RETURN(std::vector<SequenceResult> finished, job.Wait(absl::Milliseconds(100)));
+  while ((!open.empty() || submitted < order.size()) && !job.interrupted()) {
+    while (submitted < order.size() && clock.Now() >= due(submitted))
+      RETURN_IF_ERROR(submit(order[submitted++]));
+    absl::Duration wait = absl::Milliseconds(100);
+    if (submitted < order.size()) wait = std::clamp(due(submitted) - clock.Now(), absl::ZeroDuration(), wait);
+    if (open.empty()) absl::SleepFor(wait);
+    ASSIGN_OR_RETURN(std::vector<SequenceResult> finished, job.Wait(wait));
     for (SequenceResult& result : finished) {
       const auto [index, sample] = place.at(result.number);
       OpenRequest& request = open.at(index);
@@ -262,12 +280,21 @@ absl::Status RunBatch(const GenerateOptions& options, const Tokenizer& tokenizer
   }
   line.Clear();
   const double seconds = absl::ToDoubleSeconds(clock.Now() - start);
-  RETURN_IF_ERROR(files.output->Close());
+  const bool stopped = answered < asked;
+  if (stopped) {
+    job.CancelAll();
+    files.output->Close().IgnoreError();  // it lacks lines, and we know
+  } else {
+    RETURN_IF_ERROR(files.output->Close());
+  }
   ASSIGN_OR_RETURN(const std::vector<messages::WorkerReport> workers, job.End(kDrainDeadline));
   const Report report = MakeReport(asked, samples, seconds, workers, job);
   if (!options.report_dir.empty()) RETURN_IF_ERROR(WriteReport(report, options.report_dir));
   PrintSummary(report, seconds);
-  return absl::OkStatus();
+  if (!stopped) return absl::OkStatus();
+  return absl::CancelledError(absl::StrCat("stopped by SIGTERM with ", files.output->lines(), " of ",
+                                           files.requests.size(),
+                                           " lines written; the same command with --resume does the rest"));
 }
 
 }  // namespace lombard

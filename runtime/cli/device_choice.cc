@@ -8,7 +8,7 @@ absl::StatusOr<DeviceChoice> ChooseDevice(const WorkerOptions& options, const Cl
                                           const RankPlace& place, const GpuSearch& found) {
   DeviceWish wish = options.device.value_or(DeviceWish::kCpu);
   std::string who = "--device cuda";
-  if (!options.device.has_value() && !cluster.instances.empty()) {
+  if (!options.device.has_value() && place.rank < cluster.instances.size()) {
     wish = cluster.instances[place.rank].device == DeviceKind::kCuda ? DeviceWish::kCuda : DeviceWish::kCpu;
     who = absl::StrCat(options.cluster_file, ": instance ", place.rank, " wants device: cuda");
   }

@@ -54,7 +54,7 @@ absl::StatusOr<ClusterConfig> ResolveCluster(const WorkerOptions& options, int s
                                                      "; this version runs one rank per instance"));
     }
   }
-  if (!cluster.instances.empty() && cluster.RankCount() != static_cast<uint32_t>(size)) {
+  if (size > 0 && !cluster.instances.empty() && cluster.RankCount() != static_cast<uint32_t>(size)) {
     return absl::InvalidArgumentError(
         absl::StrCat(options.cluster_file, " lists ", cluster.RankCount(), " ranks, the job has ", size));
   }
@@ -71,9 +71,9 @@ absl::StatusOr<uint32_t> ResolveKvBlocks(const WorkerOptions& options, const Clu
   } else if (!options.kv.bytes.empty()) {
     ASSIGN_OR_RETURN(const uint64_t bytes, ForRank(options.kv.bytes, rank, place.size, "--kv-bytes"));
     tokens = bytes / token_bytes;
-  } else if (!cluster.instances.empty() && cluster.instances[rank].kv_tokens.has_value()) {
+  } else if (rank < cluster.instances.size() && cluster.instances[rank].kv_tokens.has_value()) {
     tokens = *cluster.instances[rank].kv_tokens;
-  } else if (!cluster.instances.empty() && cluster.instances[rank].kv_bytes.has_value()) {
+  } else if (rank < cluster.instances.size() && cluster.instances[rank].kv_bytes.has_value()) {
     tokens = *cluster.instances[rank].kv_bytes / token_bytes;
   } else if (gpu_kv_bytes > 0) {
     tokens = gpu_kv_bytes / token_bytes;
@@ -105,7 +105,7 @@ absl::StatusOr<WorkerSettings> ResolveSettings(const WorkerOptions& options, con
   settings.threads = std::max(1, UsableCores() / place.local_size);
   if (options.threads.has_value()) {
     settings.threads = static_cast<int>(*options.threads);
-  } else if (!cluster.instances.empty() && cluster.instances[place.rank].threads.has_value()) {
+  } else if (place.rank < cluster.instances.size() && cluster.instances[place.rank].threads.has_value()) {
     settings.threads = static_cast<int>(*cluster.instances[place.rank].threads);
   }
   settings.service_threads = settings.threads;
@@ -151,7 +151,29 @@ absl::Status CheckHellos(const std::vector<messages::Hello>& hellos) {
     if (a.block_tokens() != b.block_tokens())
       return differs(rank, "block size", a.block_tokens(), b.block_tokens());
     if (a.kv_dtype() != b.kv_dtype()) return differs(rank, "KV dtype", a.kv_dtype(), b.kv_dtype());
+    if (a.size_max() != b.size_max()) return differs(rank, "--size-max", a.size_max(), b.size_max());
   }
+  return absl::OkStatus();
+}
+
+absl::Status CheckJoiner(const messages::Hello& joiner, const messages::Hello& rank_zero) {
+  const auto differs = [](absl::string_view field, const auto& theirs, const auto& ours,
+                          absl::string_view remedy) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(field, " ", theirs, " is not that of the job, which is ", ours, ": ", remedy));
+  };
+  if (joiner.version() != rank_zero.version())
+    return differs("version", joiner.version(), rank_zero.version(), "use the same build on all ranks");
+  if (joiner.model_fingerprint() != rank_zero.model_fingerprint()) {
+    return differs("model fingerprint", joiner.model_fingerprint(), rank_zero.model_fingerprint(),
+                   "give --model the same files");
+  }
+  if (joiner.block_tokens() != rank_zero.block_tokens())
+    return differs("block size", joiner.block_tokens(), rank_zero.block_tokens(),
+                   "give the same --block-tokens");
+  if (joiner.kv_dtype() != rank_zero.kv_dtype())
+    return differs("KV dtype", joiner.kv_dtype(), rank_zero.kv_dtype(), "give --model the same files");
+  if (joiner.kv_blocks() == 0) return absl::InvalidArgumentError("a worker without KV memory");
   return absl::OkStatus();
 }
 

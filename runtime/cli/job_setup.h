@@ -19,7 +19,7 @@ struct RankPlace {
   int local_rank = 0, local_size = 1;  // on this host
 };
 
-// The cluster file of the flags, checked against the job's size; empty without one.
+// The cluster file of the flags, checked against the job's size, if that is not 0; empty without one.
 absl::StatusOr<ClusterConfig> ResolveCluster(const WorkerOptions& options, int size);
 
 // KV blocks of one rank: flag, cluster file, or what its GPU has for it (0: it has none), or half of the free
@@ -36,5 +36,7 @@ absl::StatusOr<WorkerSettings> ResolveSettings(const WorkerOptions& options, con
 // kFailedPrecondition naming the first rank and field that differ from rank 0's, or the first error a rank
 // reported.
 absl::Status CheckHellos(const std::vector<messages::Hello>& hellos);
+// The same for a process that comes to join: by name, with both values and the remedy.
+absl::Status CheckJoiner(const messages::Hello& joiner, const messages::Hello& rank_zero);
 
 }  // namespace lombard

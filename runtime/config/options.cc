@@ -84,6 +84,12 @@ absl::StatusOr<double> ParseTemperature(const std::string& text) {
   return absl::InvalidArgumentError(absl::StrCat("'", text, "' is not a number between 0 and 100"));
 }
 
+absl::StatusOr<double> ParseRate(const std::string& text) {
+  double value;
+  if (absl::SimpleAtod(text, &value) && value > 0 && value <= 1e6) return value;
+  return absl::InvalidArgumentError(absl::StrCat("'", text, "' is not a number between 0 and 1000000"));
+}
+
 // "N" or "N,N,...": each parsed by `parse`, none 0.
 template <typename Parse>
 absl::StatusOr<std::vector<uint64_t>> ParseList(const std::string& text, Parse parse) {
@@ -189,6 +195,15 @@ void AddWorkerFlags(CLI::App* app, WorkerOptions* o) {
   flags.Whole("--size", &o->size, 1, kRanksMax, "number of ranks, with --rank");
   flags.Value("--rendezvous", "HOST:PORT", &o->rendezvous, ParseRendezvous,
               "where rank 0 listens, with --rank");
+  app->add_flag("--join", o->join,
+                "join the running job at --rendezvous, as --rank or as any rank that is free");
+  flags.Whole("--size-max", &o->size_max, 1, kRanksMax,
+              "ranks that may have joined in the end [those that start]");
+  flags.Text("--cluster-key-file", "FILE", &o->cluster_key_file,
+             "the secret that all ranks share; needed where rank 0 listens for other hosts");
+  flags.Text("--bind", "ADDRESS", &o->bind, "where rank 0 listens [the host of --rendezvous]");
+  flags.Period("--drain-wait", &o->drain_wait,
+               "for a worker told to leave (SIGTERM), until it leaves anyway");
   flags.Period("--heartbeat", &o->heartbeat, "between two reports of a worker to the global manager");
   flags.Period("--dead-after", &o->dead_after, "silence after which a rank counts as lost");
   flags.Period("--claim-after", &o->claim_after,
@@ -201,10 +216,20 @@ void AddWorkerFlags(CLI::App* app, WorkerOptions* o) {
 
 // What several flags together make wrong; empty when nothing.
 std::string CheckTogether(const WorkerOptions& o) {
-  if (o.rank.has_value() != o.size.has_value()) return "--rank and --size need each other";
-  if (o.rank && *o.rank >= *o.size) return absl::StrCat("--rank ", *o.rank, " is not below --size ", *o.size);
-  if (o.rank && o.rendezvous.empty() && *o.size > 1) return "--rank and --size need --rendezvous HOST:PORT";
-  if (!o.rank && !o.rendezvous.empty()) return "--rendezvous needs --rank and --size";
+  if (o.join) {
+    if (o.rendezvous.empty()) return "--join needs --rendezvous HOST:PORT";
+    if (o.size || o.in_process > 0 || o.size_max > 0)
+      return "--join excludes --size, --size-max and --in-process";
+    if (o.rank && *o.rank == 0) return "--join --rank 0: rank 0 is the one that is joined";
+  } else if (o.rank.has_value() != o.size.has_value()) {
+    return "--rank and --size need each other";
+  }
+  if (o.rank && o.size && *o.rank >= *o.size)
+    return absl::StrCat("--rank ", *o.rank, " is not below --size ", *o.size);
+  if (o.rank && o.size && o.rendezvous.empty() && *o.size > 1)
+    return "--rank and --size need --rendezvous HOST:PORT";
+  if (o.size && o.size_max > 0 && o.size_max < *o.size)
+    return absl::StrCat("--size-max ", o.size_max, " is below --size ", *o.size);
   if (o.rank && o.in_process > 0) return "--in-process and --rank exclude each other";
   const uint64_t ranks = o.in_process > 0 ? o.in_process : o.size.value_or(0);
   for (const auto& [name, count] :
@@ -235,6 +260,7 @@ CLI::App* AddGenerate(CLI::App* root, GenerateOptions* o) {
               "for lines that do not say; 0 is greedy [0]");
   flags.Whole("--seed", &o->seed, 0, std::numeric_limits<uint64_t>::max(),
               "for lines that do not say [drawn from the line number]");
+  flags.Value("--rate", "R", &o->rate, ParseRate, "requests given to the ranks per second [all at once]");
   app->add_flag("--resume", o->resume, "keep what --output holds and do the rest");
   flags.Text("--report", "DIR", &o->report_dir, "write DIR/report.json");
   return app;

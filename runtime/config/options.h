@@ -54,12 +54,17 @@ struct WorkerOptions {
   uint32_t in_process = 0;             // N > 0: N workers in this process over the loopback transport
   std::string ucx_profile;             // empty: chosen at start; see fabric/ucx/profile.h
   std::optional<uint32_t> rank, size;  // launcher-less start; both or none
-  std::string rendezvous;              // host:port of rank 0's listener; needs rank and size
+  std::string rendezvous;              // host:port of rank 0's listener
+  bool join = false;                   // a running job; needs rendezvous, may name its rank
+  uint32_t size_max = 0;               // ranks that the job may grow to; 0: those it starts with
+  std::string cluster_key_file;        // empty: no key
+  std::string bind;                    // where rank 0 listens; empty: where the rendezvous says
 
   absl::Duration heartbeat = absl::Milliseconds(100);    // how often a worker reports to the global manager
   absl::Duration dead_after = kDeadAfter;                // a peer unheard for this long is lost
   absl::Duration claim_after = absl::Milliseconds(250);  // a request refused for this long gets a claim
   absl::Duration recovery_wait = absl::Seconds(60);      // for a worker, when those left are too small
+  absl::Duration drain_wait = absl::Seconds(30);         // from SIGTERM until a worker leaves anyway
   absl::Duration start_timeout = absl::Seconds(120);     // until all ranks have met
   bool verbose = false;
 };
@@ -69,6 +74,7 @@ struct GenerateOptions {
   std::string input, output;
   std::string report_dir;  // empty: no report.json
   bool resume = false;
+  double rate = 0;  // requests given to the job per second; 0: all at once
   // For lines that do not say otherwise.
   uint32_t max_tokens = 16;
   double temperature = 0;

@@ -56,6 +56,7 @@ void AppendBlock(const BlockTable& table, uint32_t block, uint32_t end, std::vec
 Engine::Engine(const EngineOptions& options, EngineModel model, const Tokenizer* tokenizer, KvPool* pool,
                RManager* rmanager, KvMover* mover)
     : options_(options),
+      cluster_blocks_(options.cluster_blocks),
       model_(std::move(model)),
       tokenizer_(tokenizer),
       pool_(pool),
@@ -83,7 +84,7 @@ void Engine::Submit(SequenceRequest request, absl::Time now) {
   auto sequence =
       std::make_unique<Sequence>(std::move(request), options_.block_tokens, tokenizer_, model_.eos_token_ids);
   const uint64_t wanted = sequence->tokens_max();
-  const uint64_t cluster = uint64_t{options_.cluster_blocks} * options_.block_tokens;
+  const uint64_t cluster = uint64_t{cluster_blocks_} * options_.block_tokens;
   absl::Status refusal;
   if (sequence->tokens.empty()) {
     refusal = absl::InvalidArgumentError("the prompt has no tokens");
@@ -92,7 +93,7 @@ void Engine::Submit(SequenceRequest request, absl::Time now) {
         "the prompt of ", sequence->prompt_size(), " tokens and max_tokens of ",
         sequence->request.sampling.max_tokens, " make ", wanted, " tokens; the context limit is ",
         options_.max_model_len, " tokens: shorten the prompt or lower max_tokens"));
-  } else if (BlocksFor(wanted) > options_.cluster_blocks) {
+  } else if (BlocksFor(wanted) > cluster_blocks_) {
     refusal = absl::ResourceExhaustedError(absl::StrCat(
         "the prompt of ", sequence->prompt_size(), " tokens and max_tokens of ",
         sequence->request.sampling.max_tokens, " make ", wanted, " tokens; the cluster's KV memory holds ",
@@ -117,6 +118,12 @@ bool Engine::Knows(const RequestId& id) const {
   const auto is = [&](const SequencePtr& s) { return s->id() == id; };
   return std::any_of(waiting_.begin(), waiting_.end(), is) ||
          std::any_of(running_.begin(), running_.end(), is);
+}
+
+std::vector<RequestId> Engine::requests(bool running) const {
+  std::vector<RequestId> ids;
+  for (const SequencePtr& s : running ? running_ : waiting_) ids.push_back(s->id());
+  return ids;
 }
 
 void Engine::Cancel(const RequestId& id, absl::Time now) {

@@ -121,7 +121,10 @@ class Engine {
   StepReport Finish(absl::StatusOr<StepResult> result, absl::Time now);
   std::vector<SequenceOutput> TakeOutputs();
 
-  bool Knows(const RequestId& id) const;  // it waits or runs
+  bool Knows(const RequestId& id) const;                // it waits or runs
+  std::vector<RequestId> requests(bool running) const;  // those that run, or those that wait
+  // Who may lend has changed: what one sequence can hold now (EngineOptions::cluster_blocks).
+  void set_cluster_blocks(uint32_t blocks) { cluster_blocks_ = blocks; }
   uint32_t block_tokens() const { return options_.block_tokens; }
   bool idle() const { return waiting_.empty() && running_.empty(); }
   uint32_t running_count() const { return static_cast<uint32_t>(running_.size()); }
@@ -216,6 +219,7 @@ class Engine {
   Sequence* Find(const RequestId& id);
 
   const EngineOptions options_;
+  uint32_t cluster_blocks_;
   const EngineModel model_;
   const Tokenizer* const tokenizer_;
   KvPool* const pool_;

@@ -72,6 +72,7 @@ class OutputFile {
 
   // kFailedPrecondition when requests have no line; else what closing the file says.
   absl::Status Close();
+  size_t lines() const { return next_; }  // in the file, without a gap
 
  private:
   OutputFile(std::string path, int fd, absl::Span<const GenerateRequest> requests);

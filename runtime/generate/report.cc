@@ -75,18 +75,33 @@ std::string ReportJson(const Report& r) {
   out["prefix_cache"] = {{"queried_tokens", r.prefix_cache.queried},
                          {"hit_tokens", r.prefix_cache.hit},
                          {"evicted_tokens", r.prefix_cache.evicted}};
-  out["recovery"] = {
-      {"ranks_lost", r.recovery.ranks_lost},           {"requests_replayed", r.recovery.requests_replayed},
-      {"lost_tokens", r.recovery.lost_tokens},         {"recomputed_tokens", r.recovery.recomputed_tokens},
-      {"abandoned_steps", r.recovery.abandoned_steps}, {"fenced", r.recovery.fenced},
-      {"stale_tokens", r.recovery.stale_tokens},       {"replayed_tokens", r.recovery.replayed_tokens},
-      {"adopted_tokens", r.recovery.adopted_tokens},   {"stale_messages", r.recovery.stale_messages},
-      {"pause_s", ToJson(r.recovery.pause_s)},         {"others_pause_s", ToJson(r.recovery.others_pause_s)}};
+  out["recovery"] = {{"ranks_lost", r.recovery.ranks_lost},
+                     {"requests_replayed", r.recovery.requests_replayed},
+                     {"lost_tokens", r.recovery.lost_tokens},
+                     {"recomputed_tokens", r.recovery.recomputed_tokens},
+                     {"abandoned_steps", r.recovery.abandoned_steps},
+                     {"fenced", r.recovery.fenced},
+                     {"stale_tokens", r.recovery.stale_tokens},
+                     {"replayed_tokens", r.recovery.replayed_tokens},
+                     {"adopted_tokens", r.recovery.adopted_tokens},
+                     {"stale_messages", r.recovery.stale_messages},
+                     {"pause_s", ToJson(r.recovery.pause_s)},
+                     {"others_pause_s", ToJson(r.recovery.others_pause_s)},
+                     {"ranks_joined", r.recovery.ranks_joined},
+                     {"ranks_left", r.recovery.ranks_left},
+                     {"requests_handed_back", r.recovery.requests_handed_back}};
   out["loans"] = {{"granted", r.loans.granted},
                   {"refused", r.loans.refused},
                   {"recalled", r.loans.recalled},
                   {"repaid", r.loans.repaid},
                   {"lost", r.loans.lost}};
+  out["timeline"] = Json::array();
+  for (const ThroughputEntry& entry : r.timeline) {
+    out["timeline"].push_back({{"start_s", entry.start_s},
+                               {"seconds", entry.seconds},
+                               {"tokens_per_s", entry.seconds > 0 ? entry.tokens / entry.seconds : 0},
+                               {"workers", entry.workers}});
+  }
   return out.dump(2) + "\n";
 }
 

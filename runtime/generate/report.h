@@ -26,6 +26,13 @@ struct RankReport {
   bool lost = false;          // at the end; then the other figures are not known
 };
 
+// Of one interval.
+struct ThroughputEntry {
+  double start_s = 0, seconds = 0;  // since the job's start
+  uint64_t tokens = 0;
+  int workers = 0;  // at its end
+};
+
 struct Report {
   uint64_t requests = 0;
   struct {
@@ -49,6 +56,7 @@ struct Report {
     uint64_t ranks_lost = 0, requests_replayed = 0;
     uint64_t lost_tokens = 0, recomputed_tokens = 0;  // KV in lost loans; computed again because of that
     uint64_t abandoned_steps = 0;
+    uint64_t ranks_joined = 0, ranks_left = 0, requests_handed_back = 0;
     uint64_t fenced = 0, stale_tokens = 0;  // processes declared lost that lived; what they still delivered
     uint64_t replayed_tokens = 0;           // of requests replayed: prompts, and what had been delivered
     uint64_t adopted_tokens = 0;            // of these, those whose KV creditors still held
@@ -58,6 +66,7 @@ struct Report {
   struct {
     uint64_t granted = 0, refused = 0, recalled = 0, repaid = 0, lost = 0;
   } loans;
+  std::vector<ThroughputEntry> timeline;
 };
 
 std::string ReportJson(const Report& report);  // indented, with a line end

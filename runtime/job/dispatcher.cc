@@ -27,7 +27,8 @@ Dispatcher::Dispatcher(std::vector<Router::Instance> instances, const Options& o
       outbox_(Value(options.incarnation)),
       router_(instances),
       index_(BlocksOf(instances, options.prefixes)),
-      members_(instances.size()) {
+      members_(instances.size()),
+      leaving_(instances.size(), 0) {
   for (size_t i = 0; i < instances.size(); ++i) router_.SetAlive(InstanceId(i), false);
 }
 
@@ -117,6 +118,22 @@ void Dispatcher::OnTokens(int from, uint64_t incarnation, const messages::TokenB
   }
 }
 
+void Dispatcher::OnHandBack(int from, uint64_t incarnation, const messages::HandBack& back, absl::Time now) {
+  const InstanceId home{static_cast<uint32_t>(from)};
+  // Its word that it leaves may be on another way.
+  leaving_[Value(home)] = std::max(leaving_[Value(home)], incarnation);
+  router_.SetAlive(home, IsAlive(home));
+  for (const messages::HandBack::Sequence& sequence : back.sequences()) {
+    const auto it = open_.find({sequence.arrival_us(), sequence.number()});
+    if (it == open_.end() || it->second.home != home || Value(it->second.incarnation) != incarnation)
+      continue;
+    LeaveHome(it->second);
+    it->second.request.lost_home.reset();
+    ++counters_.handed_back;
+    Place(it->second, now);
+  }
+}
+
 void Dispatcher::OnMembers(const std::vector<Membership::Member>& members, absl::Time now) {
   CHECK_EQ(members.size(), members_.size());
   for (size_t i = 0; i < members.size(); ++i) {
@@ -125,12 +142,19 @@ void Dispatcher::OnMembers(const std::vector<Membership::Member>& members, absl:
   }
   members_ = members;
   if (!first_members_.has_value()) first_members_ = now;
-  for (size_t i = 0; i < members.size(); ++i) router_.SetAlive(InstanceId(i), IsAlive(InstanceId(i)));
+  for (size_t i = 0; i < members.size(); ++i) {
+    router_.SetAlive(InstanceId(i), IsAlive(InstanceId(i)));
+    if (options_.size_of && members[i].kv_blocks > 0) {
+      router_.SetSize(InstanceId(i), options_.size_of(members[i].kv_blocks));
+      if (options_.prefixes.has_value()) index_.Resize(InstanceId(i), members[i].kv_blocks);
+    }
+  }
   if (!started_) return Tick(now);
   for (auto& [id, open] : open_) {
     if (!open.home.has_value()) {
       if (options_.bug != PlantedBug::kForgetHomeless) Place(open, now);
-    } else if (!IsAlive(*open.home) || open.incarnation != members_[Value(*open.home)].incarnation) {
+    } else if (!members_[Value(*open.home)].belongs() ||
+               open.incarnation != members_[Value(*open.home)].incarnation) {
       open.request.lost_home = LostHome{*open.home, open.incarnation};
       LeaveHome(open);
       ++counters_.replayed;
@@ -146,10 +170,11 @@ void Dispatcher::OnMembers(const std::vector<Membership::Member>& members, absl:
 
 void Dispatcher::Tick(absl::Time now) {
   if (!started_) {
+    if (!first_members_.has_value()) return;
     const bool everyone = std::none_of(members_.begin(), members_.end(), [](const Membership::Member& m) {
-      return m.state == Membership::State::kUnknown;
+      return m.state == Membership::State::kExpected;
     });
-    started_ = everyone || (first_members_.has_value() && now - *first_members_ >= options_.start_wait);
+    started_ = everyone || now - *first_members_ >= options_.start_wait;
     if (!started_) return;
     for (auto& [id, open] : open_) Place(open, now);
   }
@@ -168,17 +193,31 @@ absl::Time Dispatcher::NextDeadline() const {
   return next;
 }
 
+// Nobody wants the rest of it.
+void Dispatcher::TellHome(const RequestId& id, const Open& open) {
+  if (!open.home.has_value()) return;
+  messages::CancelSequence& cancel = *outbox_.Add(static_cast<int>(Value(*open.home))).mutable_cancel();
+  cancel.set_arrival_us(id.arrival_us);
+  cancel.set_number(id.number);
+}
+
+std::vector<Outgoing> Dispatcher::CancelAll() {
+  for (auto& [id, open] : open_) {
+    TellHome(id, open);
+    LeaveHome(open);
+  }
+  open_.clear();
+  outputs_.clear();
+  return TakeOutgoing();
+}
+
 Dispatcher::OpenRequests::iterator Dispatcher::Fail(OpenRequests::iterator it) {
   Open& open = it->second;
   uint64_t reachable = 0;
   for (size_t i = 0; i < members_.size(); ++i) {
     if (IsAlive(InstanceId(i))) reachable = std::max(reachable, router_.Reachable(InstanceId(i)));
   }
-  if (open.home.has_value()) {
-    messages::CancelSequence& cancel = *outbox_.Add(static_cast<int>(Value(*open.home))).mutable_cancel();
-    cancel.set_arrival_us(it->first.arrival_us);
-    cancel.set_number(it->first.number);
-  }
+  TellHome(it->first, open);
   outputs_.push_back({.id = it->first,
                       .finished = true,
                       .finish_reason = "error",

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <vector>
@@ -38,11 +39,14 @@ class Dispatcher {
     // Nothing is given out before everyone has been a member, or so long after the first one was.
     absl::Duration start_wait = absl::Seconds(10);
     std::optional<PrefixSpace> prefixes;  // of the homes' caches; unset: they keep none
+    // Of an instance with a pool of so many blocks, for those that join. Empty: nobody does.
+    std::function<Router::Instance(uint32_t kv_blocks)> size_of;
     PlantedBug bug = PlantedBug::kNone;
   };
   struct Counters {
-    uint64_t replayed = 0;         // requests given out again
+    uint64_t replayed = 0;         // requests given out again, as their home was lost
     uint64_t replayed_tokens = 0;  // of them, prompts and what had been delivered
+    uint64_t handed_back = 0;      // requests given out again, as their home leaves
     uint64_t stale_tokens = 0;     // from processes that are not, or no longer, a request's home
     uint64_t copied_tokens = 0;    // delivered before
   };
@@ -52,10 +56,14 @@ class Dispatcher {
   // `home`: the instance, instead of the router's choice. REQUIRES: a new id.
   void Submit(SequenceRequest request, absl::Time now, std::optional<InstanceId> home = {});
   void OnTokens(int from, uint64_t incarnation, const messages::TokenBatch& batch, absl::Time now);
+  // Of a worker that is about to leave: it gets nothing more.
+  void OnHandBack(int from, uint64_t incarnation, const messages::HandBack& back, absl::Time now);
   void OnMembers(const std::vector<Membership::Member>& members, absl::Time now);
   void Tick(absl::Time now);
   absl::Time NextDeadline() const;
 
+  // Forgets every request; the messages that tell their homes.
+  std::vector<Outgoing> CancelAll();
   std::vector<Outgoing> TakeOutgoing() { return outbox_.Take(); }
   // In order for each request; the last one of a request has `finished`.
   std::vector<SequenceOutput> TakeOutputs() { return std::exchange(outputs_, {}); }
@@ -63,8 +71,12 @@ class Dispatcher {
   std::vector<int> TakeBroken() { return std::exchange(broken_, {}); }
   const Counters& counters() const { return counters_; }
   size_t open_count() const { return open_.size(); }
+  // It gets requests.
   bool IsAlive(InstanceId instance) const {
-    return members_[Value(instance)].state == Membership::State::kAlive;
+    const Membership::Member& member = members_[Value(instance)];
+    if (options_.bug == PlantedBug::kGiveToDraining) return member.belongs();
+    return member.state == Membership::State::kAlive &&
+           leaving_[Value(instance)] != Value(member.incarnation);
   }
 
  private:
@@ -83,6 +95,7 @@ class Dispatcher {
   void LeaveHome(Open& open);
   bool Fits(const Open& open) const;
   std::vector<uint64_t> BlockNames(const SequenceRequest& request) const;  // of prompt and output
+  void TellHome(const RequestId& id, const Open& open);
   OpenRequests::iterator Fail(OpenRequests::iterator it);
 
   const Options options_;
@@ -90,6 +103,7 @@ class Dispatcher {
   Router router_;
   PrefixIndex index_;
   std::vector<Membership::Member> members_;  // by instance
+  std::vector<uint64_t> leaving_;            // by instance: the incarnation that hands back
   std::optional<absl::Time> first_members_;
   bool started_ = false;
   OpenRequests open_;

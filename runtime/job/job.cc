@@ -1,20 +1,64 @@
 #include "runtime/job/job.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 #include "base/status.h"
 #include "runtime/worker/convert.h"
 
 namespace lombard {
 
+namespace {
+
+// Of two processes of a rank, the second after the first: counts add up, the largest is the larger one.
+messages::WorkerReport SumOf(const messages::WorkerReport& first, const messages::WorkerReport& second) {
+  messages::WorkerReport sum = second;
+  const google::protobuf::Reflection& reflection = *sum.GetReflection();
+  const google::protobuf::Descriptor& fields = *sum.GetDescriptor();
+  for (int i = 0; i < fields.field_count(); ++i) {
+    const google::protobuf::FieldDescriptor* field = fields.field(i);
+    if (field->is_repeated()) {
+      for (int j = 0; j < std::min(reflection.FieldSize(first, field), reflection.FieldSize(second, field));
+           ++j) {
+        reflection.SetRepeatedUInt64(
+            &sum, field, j,
+            reflection.GetRepeatedUInt64(first, field, j) + reflection.GetRepeatedUInt64(second, field, j));
+      }
+    } else if (field->cpp_type() == google::protobuf::FieldDescriptor::CPPTYPE_DOUBLE) {
+      reflection.SetDouble(&sum, field,
+                           reflection.GetDouble(first, field) + reflection.GetDouble(second, field));
+    } else {
+      reflection.SetUInt64(&sum, field,
+                           reflection.GetUInt64(first, field) + reflection.GetUInt64(second, field));
+    }
+  }
+  sum.set_kv_capacity(second.kv_capacity());
+  sum.set_kv_used_max(std::max(first.kv_used_max(), second.kv_used_max()));
+  sum.set_kv_lent_max(std::max(first.kv_lent_max(), second.kv_lent_max()));
+  sum.set_kv_borrowed_max(std::max(first.kv_borrowed_max(), second.kv_borrowed_max()));
+  return sum;
+}
+
+}  // namespace
+
 Job::Job(const std::vector<Router::Instance>& instances, const Clock* clock,
          const Dispatcher::Options& options)
     : clock_(clock),
       start_(clock->Now()),
       ranks_(static_cast<int>(instances.size())),
+      size_of_(options.size_of),
       dispatcher_(instances, options),
-      alive_(instances.size(), true) {
+      states_(instances.size()) {
   progress_.kv_used.resize(ranks_), progress_.kv_lent.resize(ranks_);
-  for (const Router::Instance& instance : instances) capacity_tokens_.push_back(instance.capacity);
+  for (size_t i = 0; i < instances.size(); ++i) {
+    capacity_tokens_.push_back(instances[i].capacity);
+    if (instances[i].capacity > 0) states_[i].state = Membership::State::kExpected;
+  }
+}
+
+uint64_t Job::capacity_tokens(int rank) const {
+  std::lock_guard lock(mutex_);
+  return capacity_tokens_[rank];
 }
 
 absl::StatusOr<uint64_t> Job::Submit(std::vector<int32_t> prompt, const SamplingParams& sampling,
@@ -50,7 +94,7 @@ void Job::Send(std::vector<Outgoing> outgoing) {
 absl::StatusOr<std::vector<SequenceResult>> Job::Wait(absl::Duration wait) {
   std::unique_lock lock(mutex_);
   changed_.wait_for(lock, absl::ToChronoMilliseconds(wait),
-                    [this] { return !failure_.ok() || !done_.empty() || open_.empty(); });
+                    [this] { return !failure_.ok() || !done_.empty() || open_.empty() || interrupted_; });
   if (!done_.empty()) return std::exchange(done_, {});  // what was finished before a failure still counts
   if (!failure_.ok()) return failure_;
   return std::vector<SequenceResult>{};
@@ -65,13 +109,20 @@ absl::StatusOr<std::vector<messages::WorkerReport>> Job::End(absl::Duration dead
   messages::ControlMessage drain, leave;
   drain.mutable_drain();
   leave.mutable_leave();
+  {
+    std::lock_guard lock(mutex_);
+    ending_ = true;
+  }
   for (int rank = 0; rank < ranks_; ++rank) worker_->SendControl(rank, drain).IgnoreError();
   std::vector<messages::WorkerReport> reports(static_cast<size_t>(ranks_));
   {
     std::unique_lock lock(mutex_);
     const auto missing = [this]() -> std::optional<int> {
       for (int rank = 0; rank < ranks_; ++rank) {
-        if (alive_[rank] && !reports_.contains(rank)) return rank;
+        const Membership::State state = states_[rank].state;
+        const bool here = state == Membership::State::kExpected || state == Membership::State::kAlive ||
+                          state == Membership::State::kDraining;
+        if (here && !states_[rank].reported) return rank;
       }
       return std::nullopt;
     };
@@ -85,7 +136,7 @@ absl::StatusOr<std::vector<messages::WorkerReport>> Job::End(absl::Duration dead
     }
     for (int rank = 0; rank < ranks_; ++rank) {
       reports[rank].set_kv_capacity(capacity_tokens_[rank]);
-      if (const auto it = reports_.find(rank); it != reports_.end()) reports[rank] = it->second;
+      if (states_[rank].report.has_value()) reports[rank] = *states_[rank].report;
     }
   }
   for (int rank = ranks_ - 1; rank >= 0; --rank) worker_->SendControl(rank, leave).IgnoreError();
@@ -96,7 +147,7 @@ std::vector<int> Job::lost_ranks() const {
   std::lock_guard lock(mutex_);
   std::vector<int> lost;
   for (int rank = 0; rank < ranks_; ++rank) {
-    if (!alive_[rank]) lost.push_back(rank);
+    if (states_[rank].state == Membership::State::kLost) lost.push_back(rank);
   }
   return lost;
 }
@@ -113,6 +164,7 @@ Job::Pauses Job::pauses() const {
 
 std::vector<Outgoing> Job::CollectLocked() {
   const double now = Seconds();
+  uint64_t tokens = 0;
   for (SequenceOutput& output : dispatcher_.TakeOutputs()) {
     const auto it = open_.find(output.id.number);
     CHECK(it != open_.end()) << output.id;
@@ -129,6 +181,7 @@ std::vector<Outgoing> Job::CollectLocked() {
       result.top_logprobs.push_back(std::move(output.top_logprobs));
       result.token_s.push_back(now);
       ++progress_.tokens;
+      ++tokens;
     }
     if (!output.finished) continue;
     result.text = std::move(output.text);
@@ -139,8 +192,40 @@ std::vector<Outgoing> Job::CollectLocked() {
     done_.push_back(std::move(result));
     open_.erase(it);
   }
+  if (tokens > 0) CountLocked(tokens, now);
   changed_.notify_all();
   return dispatcher_.TakeOutgoing();
+}
+
+int Job::WorkersLocked() const {
+  return static_cast<int>(std::count_if(states_.begin(), states_.end(), [](const Rank& rank) {
+    return rank.state == Membership::State::kAlive || rank.state == Membership::State::kDraining;
+  }));
+}
+
+void Job::CountLocked(uint64_t tokens, double now) {
+  const double start = timeline_.empty() ? now : timeline_.front().start_s;
+  while (static_cast<size_t>((now - start) / interval_s_) >= kTimelineMax) {  // two become one
+    for (size_t i = 0; i < timeline_.size(); i += 2) {
+      TimelineEntry& entry = timeline_[i / 2] = timeline_[i];
+      entry.seconds = 2 * interval_s_;
+      if (i + 1 == timeline_.size()) continue;
+      entry.tokens += timeline_[i + 1].tokens;
+      entry.workers = timeline_[i + 1].workers;
+    }
+    timeline_.resize((timeline_.size() + 1) / 2);
+    interval_s_ *= 2;
+  }
+  const size_t index = static_cast<size_t>((now - start) / interval_s_);
+  const int workers = WorkersLocked();
+  while (timeline_.size() <= index) {
+    timeline_.push_back({.start_s = start + static_cast<double>(timeline_.size()) * interval_s_,
+                         .seconds = interval_s_,
+                         .tokens = 0,
+                         .workers = workers});
+  }
+  timeline_[index].tokens += tokens;
+  timeline_[index].workers = workers;
 }
 
 void Job::OnTokens(int rank, uint64_t incarnation, const messages::TokenBatch& batch) {
@@ -153,18 +238,54 @@ void Job::OnTokens(int rank, uint64_t incarnation, const messages::TokenBatch& b
   Send(std::move(outgoing));
 }
 
-void Job::OnMembers(const std::vector<Membership::Member>& members) {
+void Job::OnHandBack(int rank, uint64_t incarnation, const messages::HandBack& back) {
   std::unique_lock lock(mutex_);
+  dispatcher_.OnHandBack(rank, incarnation, back, clock_->Now());
+  std::vector<Outgoing> outgoing = CollectLocked();
+  lock.unlock();
+  Send(std::move(outgoing));
+}
+
+void Job::OnMembers(const std::vector<Membership::Member>& members) {
+  using State = Membership::State;
+  std::unique_lock lock(mutex_);
+  std::vector<int> late;  // came while the job ends
   for (int rank = 0; rank < ranks_; ++rank) {
-    const bool lost = members[rank].state == Membership::State::kLost;
-    if (lost && alive_[rank]) {
-      progress_.kv_used[rank] = progress_.kv_lent[rank] = 0;
-      last_loss_s_ = Seconds();
+    const Membership::Member& member = members[rank];
+    Rank& known = states_[rank];
+    if (member.state == State::kLost && known.state != State::kLost) last_loss_s_ = Seconds();
+    if (!member.belongs()) progress_.kv_used[rank] = progress_.kv_lent[rank] = 0;
+    const bool comes = member.granted && member.state == State::kAlive && known.process != member.process;
+    if (comes) {
+      ++joined_;
+      known.reported = false;
+      capacity_tokens_[rank] = size_of_ ? size_of_(member.kv_blocks).capacity : capacity_tokens_[rank];
+      if (ending_) late.push_back(rank);
     }
-    alive_[rank] = !lost;
+    left_ += member.state == State::kLeft && known.state != State::kLeft;
+    known.state = member.state;
+    if (member.belongs()) known.process = member.process;
   }
+  if (!timeline_.empty()) CountLocked(0, Seconds());
   dispatcher_.OnMembers(members, clock_->Now());
   std::vector<Outgoing> outgoing = CollectLocked();
+  lock.unlock();
+  Send(std::move(outgoing));
+  messages::ControlMessage drain;
+  drain.mutable_drain();
+  for (int rank : late) worker_->SendControl(rank, drain).IgnoreError();
+}
+
+void Job::Interrupt() {
+  std::lock_guard lock(mutex_);
+  interrupted_ = true;
+  changed_.notify_all();
+}
+
+void Job::CancelAll() {
+  std::unique_lock lock(mutex_);
+  std::vector<Outgoing> outgoing = dispatcher_.CancelAll();
+  open_.clear();
   lock.unlock();
   Send(std::move(outgoing));
 }
@@ -181,7 +302,9 @@ std::vector<int> Job::OnTick() {
 
 void Job::OnReport(int rank, const messages::WorkerReport& report) {
   std::lock_guard lock(mutex_);
-  reports_[rank] = report;
+  Rank& known = states_[rank];
+  known.reported = true;
+  known.report = known.report.has_value() ? SumOf(*known.report, report) : report;
   changed_.notify_all();
 }
 

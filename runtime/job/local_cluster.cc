@@ -8,15 +8,16 @@
 
 namespace lombard {
 
+Router::Instance RouterInstance(const WorkerSettings& settings, uint32_t kv_blocks) {
+  const uint32_t lendable =
+      settings.engine.lending ? LendableBlocksMax(kv_blocks, settings.reserve, settings.lent_max) : 0;
+  return {.capacity = uint64_t{kv_blocks} * settings.engine.block_tokens,
+          .lendable = uint64_t{lendable} * settings.engine.block_tokens};
+}
+
 std::vector<Router::Instance> RouterInstances(const WorkerSettings& settings) {
   std::vector<Router::Instance> instances;
-  for (size_t i = 0; i < settings.kv_blocks.size(); ++i) {
-    const uint32_t lendable = settings.engine.lending ? LendableBlocksMax(settings.kv_blocks[i],
-                                                                          settings.reserve, settings.lent_max)
-                                                      : 0;
-    instances.push_back({.capacity = uint64_t{settings.kv_blocks[i]} * settings.engine.block_tokens,
-                         .lendable = uint64_t{lendable} * settings.engine.block_tokens});
-  }
+  for (const uint32_t blocks : settings.kv_blocks) instances.push_back(RouterInstance(settings, blocks));
   return instances;
 }
 

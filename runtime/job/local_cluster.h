@@ -14,6 +14,7 @@ namespace lombard {
 
 // The router's view of a cluster with these pools: what each instance has, and what one request at home there
 // can reach.
+Router::Instance RouterInstance(const WorkerSettings& settings, uint32_t kv_blocks);
 std::vector<Router::Instance> RouterInstances(const WorkerSettings& settings);
 // What the front door may know of the instances' prefix caches by; nullopt: they keep none.
 std::optional<PrefixSpace> CachedPrefixes(const WorkerSettings& settings, const Model& model);

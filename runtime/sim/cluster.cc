@@ -13,6 +13,7 @@ namespace lombard::sim {
 namespace {
 
 constexpr absl::Duration kPingPeriod = absl::Milliseconds(100), kDeadAfter = absl::Seconds(1);
+constexpr absl::Duration kJoinWait = absl::Seconds(1);
 constexpr absl::Duration kReplyDeadline = absl::Seconds(1), kLease = absl::Seconds(5);
 constexpr absl::Duration kRecallDeadline = absl::Milliseconds(2100);
 constexpr CreditorGuard::Options kGuard{
@@ -27,22 +28,35 @@ std::optional<PrefixSpace> PrefixesOf(const Scenario& scenario) {
   return PrefixSpace{.model_fingerprint = 1, .kv_format = "symbolic", .block_tokens = scenario.block_tokens};
 }
 
+Router::Instance SizeOf(const Scenario& scenario, uint32_t blocks) {
+  const uint32_t lendable = LendableBlocksMax(blocks, scenario.reserve, scenario.lent_max);
+  return {.capacity = uint64_t{blocks} * scenario.block_tokens,
+          .lendable = uint64_t{lendable} * scenario.block_tokens};
+}
+
+// By instance; 0: nobody there at the start.
+std::vector<uint32_t> FirstPools(const Scenario& scenario) {
+  std::vector<uint32_t> pools = scenario.pools;
+  std::fill(pools.begin() + scenario.expected, pools.end(), 0);
+  return pools;
+}
+
 std::vector<Router::Instance> RouterInstances(const Scenario& scenario) {
   std::vector<Router::Instance> instances;
-  for (uint32_t blocks : scenario.pools) {
-    const uint32_t lendable = LendableBlocksMax(blocks, scenario.reserve, scenario.lent_max);
-    instances.push_back({.capacity = uint64_t{blocks} * scenario.block_tokens,
-                         .lendable = uint64_t{lendable} * scenario.block_tokens});
-  }
+  for (uint32_t blocks : FirstPools(scenario)) instances.push_back(SizeOf(scenario, blocks));
   return instances;
 }
 
 GManagerOptions ManagerOptions(const Scenario& scenario) {
   return {
       .instances = static_cast<int>(scenario.pools.size()),
+      .expected = scenario.expected,
+      .kv_blocks = FirstPools(scenario),
       .plan = {.block_tokens = scenario.block_tokens, .request_blocks_min = 3},
       .cost = {.layers = 4, .profile = {.weights_seconds = 4e-4, .row_seconds = 1e-6, .token_seconds = 1e-5}},
-      .dead_after = kDeadAfter};
+      .dead_after = kDeadAfter,
+      .join_wait = kJoinWait,
+      .bug = scenario.bug};
 }
 
 }  // namespace
@@ -52,9 +66,11 @@ ClusterSim::ClusterSim(Scenario scenario, std::function<void(const std::string&)
       trace_(std::move(trace)),
       random_(scenario_.seed ^ 0x5eed),
       gmanager_(ManagerOptions(scenario_)),
-      dispatcher_(
-          RouterInstances(scenario_),
-          {.recovery_wait = absl::Hours(10), .prefixes = PrefixesOf(scenario_), .bug = scenario_.bug}) {
+      dispatcher_(RouterInstances(scenario_),
+                  {.recovery_wait = absl::Hours(10),
+                   .prefixes = PrefixesOf(scenario_),
+                   .size_of = [this](uint32_t blocks) { return SizeOf(scenario_, blocks); },
+                   .bug = scenario_.bug}) {
   const ByteTokenizerFiles files = ByteTokenizer(Presets()[0]);
   auto tokenizer = Tokenizer::Parse(files.tokenizer_json, "simulation");
   CHECK_OK(tokenizer.status());
@@ -65,7 +81,8 @@ ClusterSim::ClusterSim(Scenario scenario, std::function<void(const std::string&)
       Network::Handlers{[this](int from, int to, const Payload& p) { Deliver(from, to, p); },
                         [this](int at, int peer) { OnDown(at, peer); }});
   processes_.resize(static_cast<size_t>(size));
-  for (int rank = 0; rank < size; ++rank) StartProcess(rank);
+  for (int rank = 0; rank < scenario_.expected; ++rank)
+    StartProcess(rank, Incarnation{1}, next_process_++, scenario_.pools[static_cast<size_t>(rank)]);
   ManagerLoop();
   for (const SimRequest& request : scenario_.requests) {
     const RequestId id{static_cast<uint64_t>(absl::ToUnixMicros(request.arrival)), request.number};
@@ -92,12 +109,11 @@ ClusterSim::~ClusterSim() = default;
 
 // ------------------------------------------------------------------------------------------- processes
 
-void ClusterSim::StartProcess(int rank) {
-  if (processes_[static_cast<size_t>(rank)] != nullptr) return;
+void ClusterSim::StartProcess(int rank, Incarnation incarnation, uint64_t number, uint32_t blocks) {
+  CHECK(processes_[static_cast<size_t>(rank)] == nullptr);
   auto process = std::make_unique<Process>(Process{.rank = rank, .budget = ServiceBudget(scenario_.guard)});
-  process->number = next_process_++;
-  const uint32_t blocks = scenario_.pools[static_cast<size_t>(rank)];
-  const uint64_t number = process->number;
+  process->number = number;
+  process->blocks = blocks;
   process->machine = std::make_unique<SymbolicMachine>(
       scenario_.block_tokens, blocks,
       SymbolicMachine::Hooks{
@@ -116,7 +132,9 @@ void ClusterSim::StartProcess(int rank) {
   process->rmanager =
       std::make_unique<RManager>(RManagerOptions{.self = InstanceId(rank),
                                                  .instances = static_cast<int>(processes_.size()),
+                                                 .incarnation = incarnation,
                                                  .process = number,
+                                                 .kv_blocks = KnownPools(),
                                                  .reserve = scenario_.reserve,
                                                  .lent_max = scenario_.lent_max,
                                                  .heartbeat_period = kPingPeriod,
@@ -132,7 +150,7 @@ void ClusterSim::StartProcess(int rank) {
   uint64_t reachable = 0;
   for (size_t i = 0; i < scenario_.pools.size(); ++i) {
     reachable += static_cast<int>(i) == rank
-                     ? scenario_.pools[i]
+                     ? blocks
                      : LendableBlocksMax(scenario_.pools[i], scenario_.reserve, scenario_.lent_max);
   }
   process->engine =
@@ -156,8 +174,9 @@ void ClusterSim::StartProcess(int rank) {
                                            .kv_format = "symbolic",
                                            .row_keys = 2},
                                tokenizer_.get(), process->pool.get(), process->rmanager.get(), machine);
-  process->instance = std::make_unique<Instance>(Incarnation{1}, /*front_door=*/0, process->pool.get(),
-                                                 process->rmanager.get(), process->engine.get());
+  process->instance =
+      std::make_unique<Instance>(incarnation, /*front_door=*/0, process->pool.get(), process->rmanager.get(),
+                                 process->engine.get(), scenario_.bug);
   Trace([&] { return absl::StrCat("rank ", rank, ": process ", number, " starts"); });
   processes_[static_cast<size_t>(rank)] = std::move(process);
   PingLoop(rank, number);
@@ -214,12 +233,17 @@ void ClusterSim::StepLoop(int rank, uint64_t number) {
     process.instance->OnFailures(process.machine->TakeFailures(), now);
     process.rmanager->SetService(process.budget.totals().own, process.budget.totals().starved);
     process.instance->Tick(now);
+    if (GoneForGood(process)) return;
+    const auto [owner, is_new] = owners_.try_emplace(SamplerOf(rank), number);
+    if (owner->second != number)
+      Violate(absl::StrCat("rank ", rank, ": two processes have incarnation ", owner->first.incarnation));
     std::erase_if(process.served, [](const auto& slots) { return slots.expired(); });
-    const StepWork* work = process.instance->BeginStep(now);
+    const StepWork* work = process.instance->left() ? nullptr : process.instance->BeginStep(now);
     SendAll(rank, process.instance->TakeOutgoing());
     verdict_.Update(loans_.CreditorStepped(rank, *process.rmanager, process.instance->incarnation(),
-                                           kRecallDeadline, now, &process.audit));
+                                           kRecallDeadline, process.recall_end, now, &process.audit));
     verdict_.Update(CheckProcess(process));
+    verdict_.Update(CheckDraining(process));
     verdict_.Update(Annotate(AuditTables(*process.rmanager, *process.engine), absl::StrCat("rank ", rank)));
     if (work == nullptr) {
       process.budget.OwnIdle();
@@ -302,10 +326,16 @@ void ClusterSim::Apply(const Fault& fault) {
     });
   };
   switch (fault.kind) {
-    case Fault::Kind::kKill:
-      EndProcess(fault.a);
-      events_.After(fault.lasts, [this, rank = fault.a] { StartProcess(rank); });
-      return;
+    case Fault::Kind::kKill: {
+      const Process* process = processes_[static_cast<size_t>(fault.a)].get();
+      if (process == nullptr) return;
+      ComeLater(fault.lasts, InstanceId(fault.a), process->blocks);
+      return EndProcess(fault.a);
+    }
+    case Fault::Kind::kDrain:
+      return TellToLeave(fault);
+    case Fault::Kind::kJoin:
+      return Come({}, kPoolOfComers);
     case Fault::Kind::kStop: {
       Process* process = processes_[static_cast<size_t>(fault.a)].get();
       if (process == nullptr || process->stopped) return;
@@ -363,6 +393,8 @@ void ClusterSim::AfterManager() {
   for (const Outgoing& out : outgoing) {
     if (!out.message.has_submit()) continue;
     const messages::SubmitSequence& submit = out.message.submit();
+    if (gmanager_.membership().members()[static_cast<size_t>(out.to)].state != Membership::State::kAlive)
+      Violate(absl::StrCat("rank ", out.to, ", which leaves or has left, is given a request"));
     verdict_.Update(requests_.Given({submit.arrival_us(), submit.number()},
                                     {.rank = out.to, .incarnation = submit.to_incarnation()}));
   }
@@ -436,8 +468,9 @@ absl::Status ClusterSim::CheckKv(const Process& process) const {
 }
 
 absl::Status ClusterSim::CheckSettled() const {
+  if (coming_ > 0) return absl::InternalError("a process is not let in");
   for (const auto& process : processes_) {
-    if (process == nullptr) return absl::InternalError("a process did not come back");
+    if (process == nullptr) continue;  // vacant, or left
     const RManager::Counters c = process->rmanager->counters();
     if (process->pool->used_count() != 0 || c.lent + c.prefix_lent != 0 || c.borrowed != 0 ||
         !process->engine->idle()) {
@@ -491,6 +524,7 @@ absl::Status ClusterSim::Run() {
   }
   stats_.events = events_.ran();
   stats_.replayed = dispatcher_.counters().replayed;
+  stats_.handed_back = dispatcher_.counters().handed_back;
   return verdict_.ok()
              ? verdict_
              : Annotate(verdict_, absl::StrCat("seed ", scenario_.seed, ", at ",

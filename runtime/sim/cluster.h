@@ -15,6 +15,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -38,8 +39,11 @@ struct SimStats {
   uint64_t events = 0, steps = 0, remote_steps = 0, abandoned_steps = 0, tokens = 0;
   uint64_t loans = 0, recalled = 0, guard_recalls = 0, overdue = 0, lost = 0, fenced = 0, replayed = 0,
            adopted_tokens = 0, preemptions = 0;
+  uint64_t joined = 0, left = 0, handed_back = 0;
   uint64_t prefixes = 0, copied = 0;  // of loans, to read a prefix; prefixes brought home for all readers
 };
+
+constexpr uint32_t kPoolOfComers = 32;  // blocks of those that take any place: none shrinks by them
 
 class ClusterSim {
  public:
@@ -53,8 +57,13 @@ class ClusterSim {
  private:
   struct Process;
 
-  void StartProcess(int rank);
+  void StartProcess(int rank, Incarnation incarnation, uint64_t number, uint32_t blocks);
   void EndProcess(int rank);
+  // A process comes to rank 0's door, again and again until it is let in.
+  void Come(std::optional<InstanceId> wanted, uint32_t blocks);
+  void ComeLater(absl::Duration delay, std::optional<InstanceId> wanted, uint32_t blocks);
+  bool GoneForGood(Process& process);
+  void TellToLeave(const Fault& fault);
   void Apply(const Fault& fault);
   void Deliver(int from, int to, const Payload& payload);
   void OnDown(int at, int peer);
@@ -78,6 +87,7 @@ class ClusterSim {
   void TakeOutputs();
 
   Sampler SamplerOf(int rank) const;
+  std::vector<uint32_t> KnownPools() const;  // by rank, as who joins is told
 
   void Violate(const std::string& what);
   void Trace(const std::function<std::string()>& line) {
@@ -86,6 +96,7 @@ class ClusterSim {
   // Of one worker, before or after a step of it.
   absl::Status CheckProcess(const Process& process) const;
   absl::Status CheckKv(const Process& process) const;
+  absl::Status CheckDraining(const Process& process) const;
   absl::Status CheckSettled() const;
   std::string DescribeOpen() const;
 
@@ -98,6 +109,8 @@ class ClusterSim {
   GManager gmanager_;
   Dispatcher dispatcher_;
   uint64_t members_seen_ = 0, next_process_ = 1;
+  int coming_ = 0;                                   // processes at the door
+  std::map<Sampler, uint64_t> owners_;               // the process of each incarnation
   std::vector<std::unique_ptr<Process>> processes_;  // by rank; null: none
   RequestOracle requests_;
   LoanOracle loans_;

@@ -26,6 +26,10 @@ void ClusterSim::Deliver(int from, int to, const Payload& payload) {
       dispatcher_.OnTokens(from, message.incarnation(), message.tokens(), events_.now());
       return AfterManager();
     }
+    if (to == 0 && message.has_hand_back()) {
+      dispatcher_.OnHandBack(from, message.incarnation(), message.hand_back(), events_.now());
+      return AfterManager();
+    }
   }
   const Process* process = processes_[static_cast<size_t>(to)].get();
   if (process == nullptr) return;
@@ -39,7 +43,8 @@ void ClusterSim::Receive(Process& process, int from, const Payload& payload) {
     AnswerLater(process, from, std::move(slots), random_.Chance(0.05) ? 10 * busy : busy, answer);
   };
   if (const auto* control = std::get_if<Control>(&payload)) {
-    process.inbox.emplace_back(from, *control);
+    process.told_to_leave |= (*control)->has_leave();
+    if (!(*control)->has_leave()) process.inbox.emplace_back(from, *control);
   } else if (const auto* state = std::get_if<State>(&payload)) {
     process.heard = events_.now();
     process.machine->OnState(from, *state);

@@ -15,9 +15,9 @@ std::string DescribeMembers(const Membership& membership) {
   std::string text = absl::StrCat("members ", membership.number(), ":");
   for (size_t i = 0; i < membership.members().size(); ++i) {
     const Membership::Member& member = membership.members()[i];
-    if (member.state == Membership::State::kUnknown) continue;
-    absl::StrAppend(&text, " ", i, ".", Value(member.incarnation),
-                    member.state == Membership::State::kAlive ? "" : " lost");
+    constexpr const char* kNames[] = {" vacant", " expected", " joining", "", " draining", " lost", " left"};
+    if (Value(member.incarnation) == 0) continue;
+    absl::StrAppend(&text, " ", i, ".", Value(member.incarnation), kNames[static_cast<size_t>(member.state)]);
   }
   return text;
 }

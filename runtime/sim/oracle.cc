@@ -103,7 +103,8 @@ void CreditorAudit::OnMessage(int from, const messages::ControlMessage& message)
   if (message.has_heartbeat_ack()) view = &message.heartbeat_ack().view();
   if (view != nullptr) {
     for (const messages::Member& member : view->members()) {
-      const uint64_t lost = member.incarnation() - (member.state() == messages::MEMBER_LOST ? 0 : 1);
+      const bool over = member.state() == messages::MEMBER_LOST || member.state() == messages::MEMBER_LEFT;
+      const uint64_t lost = member.incarnation() - (over ? 0 : 1);
       uint64_t& known = lost_[static_cast<int>(member.instance())];
       if (member.incarnation() == 0 || lost <= known) continue;
       known = lost;
@@ -115,6 +116,10 @@ void CreditorAudit::OnMessage(int from, const messages::ControlMessage& message)
   if (message.incarnation() > newest_[from]) {
     newest_[from] = message.incarnation();
     ended_debtors_.insert(from);
+  }
+  if (message.has_activate_loan()) {
+    const messages::LoanKey& key = message.activate_loan().loan();
+    activated_.insert({from, {LoanId{key.id()}, key.epoch()}});
   }
   if (message.has_repay()) {
     const messages::LoanKey& key = message.repay().loan();
@@ -133,10 +138,11 @@ absl::Status CreditorAudit::CheckInUse(const Loan& loan) const {
 }
 
 absl::Status LoanOracle::CreditorStepped(int rank, const RManager& creditor, Incarnation incarnation,
-                                         absl::Duration recall_deadline, absl::Time now,
+                                         absl::Duration recall_deadline, absl::Time drain_end, absl::Time now,
                                          CreditorAudit* audit) {
   const bool restarted = std::exchange(audit->incarnation_, Value(incarnation)) != Value(incarnation);
   const auto repaid = std::exchange(audit->repaid_, {});
+  const auto activated = std::exchange(audit->activated_, {});
   const auto ended_debtors = std::exchange(audit->ended_debtors_, {});
   const std::map<LoanId, Loan> last = std::exchange(audit->hosted_, {});
   for (const auto& [id, slots] : creditor.hosted()->loans) audit->hosted_.emplace(id, slots->loan);
@@ -149,12 +155,18 @@ absl::Status LoanOracle::CreditorStepped(int rank, const RManager& creditor, Inc
     if (repaid.contains({debtor, key})) continue;
     const auto recalled = audit->recalled_.find(key);
     const bool overdue = recalled != audit->recalled_.end() && now - recalled->second >= recall_deadline;
-    if (restarted || overdue || ended_debtors.contains(debtor)) {
+    if (restarted || overdue || now >= drain_end || ended_debtors.contains(debtor)) {
       ended_.insert(key);
     } else {
       verdict.Update(
           absl::InternalError(absl::StrCat("rank ", rank, ": ", Name(loan), " has ended for no reason")));
     }
+  }
+  // Those that were activated and ended between two looks.
+  for (const auto& [debtor, key] : activated) {
+    const auto hosted = audit->hosted_.find(key.first);
+    const bool there = hosted != audit->hosted_.end() && hosted->second.epoch == key.second;
+    if (!there && (restarted || now >= drain_end || ended_debtors.contains(debtor))) ended_.insert(key);
   }
   return verdict;
 }

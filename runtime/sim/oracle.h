@@ -63,7 +63,7 @@ class CreditorAudit {
   std::map<int, uint64_t> newest_, lost_;  // incarnations, by rank
   std::map<LoanKey, absl::Time> recalled_;
   // Since its last step.
-  std::set<std::pair<int, LoanKey>> repaid_;
+  std::set<std::pair<int, LoanKey>> repaid_, activated_;
   std::set<int> ended_debtors_;
 
   std::map<LoanId, Loan> hosted_;  // then
@@ -71,12 +71,13 @@ class CreditorAudit {
 };
 
 // Ends of active loans. A creditor ends one after its debtor's Repay, because the debtor's process is gone,
-// after the deadline of a recall, or because it was fenced itself, and for no other reason. What a debtor
-// uses is at its creditor, unless that ended it so.
+// after the deadline of a recall (`drain_end`, when it drains), or because it was fenced itself, and for no
+// other reason. What a debtor uses is at its creditor, unless that ended it so.
 class LoanOracle {
  public:
   absl::Status CreditorStepped(int rank, const RManager& creditor, Incarnation incarnation,
-                               absl::Duration recall_deadline, absl::Time now, CreditorAudit* audit);
+                               absl::Duration recall_deadline, absl::Time drain_end, absl::Time now,
+                               CreditorAudit* audit);
   void CreditorGone(const RManager& creditor);
   // `creditor`: the process that is there now, or null.
   absl::Status CheckInUse(const Loan& loan, const RManager* creditor) const;

@@ -4,6 +4,8 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -35,6 +37,14 @@ struct ClusterSim::Process {
   ServiceBudget budget;
   GuardOracle guard;
   std::deque<std::function<void(Process&)>> stalled;  // what waits until it goes on
+  uint32_t blocks = 0;
+  // Told to leave: until when, what it hosted then, and when another one comes.
+  std::optional<absl::Time> drain_end;
+  absl::Time recall_end = absl::InfiniteFuture();
+  std::set<LoanId> hosted_then;
+  absl::Duration next_after;
+  std::optional<absl::Time> left_since;
+  bool told_to_leave = false;
 };
 
 }  // namespace lombard::sim

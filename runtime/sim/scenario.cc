@@ -11,6 +11,8 @@
 namespace lombard::sim {
 namespace {
 
+constexpr uint32_t kPoolMax = 32;  // blocks
+
 absl::Time At(absl::Duration since_start) { return absl::UnixEpoch() + since_start; }
 
 uint64_t BlocksReachable(const Scenario& s, size_t home) {
@@ -111,6 +113,24 @@ void DrawFaults(SimRandom& random, Scenario* s) {
                    [](const Fault& a, const Fault& b) { return a.at < b.at; });
 }
 
+// Workers that come and go on purpose. From draws of its own, after everything else.
+void DrawMembership(SimRandom random, Scenario* s) {
+  using Kind = Fault::Kind;
+  s->expected = static_cast<int>(s->pools.size());
+  if (random.Chance(0.5)) return;
+  for (uint32_t i = random.Between(0, 2); i > 0; --i) s->pools.push_back(kPoolMax);
+  for (uint32_t i = random.Between(1, 4); i > 0; --i) {
+    Fault fault{.kind = random.Chance(0.6) ? Kind::kDrain : Kind::kJoin,
+                .at = At(random.Between(absl::Milliseconds(100), s->length)),
+                .a = static_cast<int>(random.Between(1, static_cast<uint32_t>(s->expected) - 1)),
+                .lasts = random.Between(absl::Milliseconds(1), absl::Seconds(2)),
+                .wait = random.Between(absl::Milliseconds(200), absl::Seconds(6))};
+    s->faults.push_back(fault);
+  }
+  std::stable_sort(s->faults.begin(), s->faults.end(),
+                   [](const Fault& a, const Fault& b) { return a.at < b.at; });
+}
+
 }  // namespace
 
 Scenario DrawScenario(uint64_t seed) {
@@ -120,7 +140,7 @@ Scenario DrawScenario(uint64_t seed) {
   const uint32_t size = kind <= 75   ? random.Between(2, 5)
                         : kind <= 98 ? random.Between(6, 12)
                                      : random.Between(13, 64);
-  for (uint32_t i = 0; i < size; ++i) s.pools.push_back(random.Between(4, 32));
+  for (uint32_t i = 0; i < size; ++i) s.pools.push_back(random.Between(4, kPoolMax));
   s.reserve = 0.05 * random.Between(0, 3);
   s.lent_max = 0.1 * random.Between(5, 10);
   s.guard = random.Chance(0.5) ? 0.05 : 0.1 * random.Between(1, 10);
@@ -133,6 +153,7 @@ Scenario DrawScenario(uint64_t seed) {
   SimRandom sharing(~seed);
   DrawSharing(sharing, &s);
   if (random.Chance(0.85)) DrawFaults(random, &s);
+  DrawMembership(SimRandom(seed ^ 0x301d), &s);
   return s;
 }
 
@@ -144,6 +165,7 @@ Scenario DrawCrowdedScenario(uint64_t seed) {
   s.recall_after = absl::Milliseconds(10);
   s.length = absl::Seconds(2);
   DrawRequests(random, 100, &s);
+  s.expected = static_cast<int>(s.pools.size());
   return s;
 }
 
@@ -164,6 +186,10 @@ std::string Describe(const Fault& fault) {
       return absl::StrCat("rank ", fault.a, " is cut from all", lasts);
     case Fault::Kind::kBreak:
       return absl::StrCat("the connection ", fault.a, " - ", fault.b, " breaks");
+    case Fault::Kind::kDrain:
+      return absl::StrCat("rank ", fault.a, " is told to leave within ", absl::FormatDuration(fault.wait));
+    case Fault::Kind::kJoin:
+      return "a process comes to join";
     case Fault::Kind::kSlow:
       return absl::StrCat("messages ", fault.a, " -> ", fault.b, " are slow", lasts);
   }

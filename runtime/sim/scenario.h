@@ -29,17 +29,21 @@ struct Fault {
     kIsolate,  // all messages from and to `a` wait for `lasts`
     kBreak,    // the connection a - b breaks
     kSlow,     // messages a -> b take up to 50 ms, for `lasts`
+    kDrain,    // the process at `a` is told to leave within `wait`; another one comes after `lasts`
+    kJoin,     // a process comes that takes any place
   };
   Kind kind;
   absl::Time at;
   int a = 0, b = -1;
   absl::Duration lasts;
+  absl::Duration wait;
   bool breaks = false;  // kCut, kCutBoth: then the connection breaks, and what waited is lost
 };
 
 struct Scenario {
   uint64_t seed = 0;
   std::vector<uint32_t> pools;  // blocks, by instance
+  int expected = 0;             // the first of them start; the other places are vacant
   uint32_t block_tokens = 4;
   double reserve = 0.05, lent_max = 0.8, guard = 0.05;
   bool prefix_cache = true;

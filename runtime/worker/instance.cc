@@ -30,6 +30,11 @@ void Instance::Tick(absl::Time now) {
       continue;
     }
     engine_->CancelAll(now);
+    if (fenced->taken || draining()) {  // the requests run elsewhere already, or will
+      ousted_ = fenced->taken;
+      left_ = cut_off_ = true;
+      break;
+    }
     rmanager_->Restart(fenced->next);
     incarnation_ = fenced->next;
     tokens_.Take();
@@ -38,6 +43,39 @@ void Instance::Tick(absl::Time now) {
     rmanager_->Tick(now);
     break;
   }
+  if (const uint32_t blocks = rmanager_->reachable_blocks(); blocks > 0) engine_->set_cluster_blocks(blocks);
+  if (draining() && !left_) GoOnDraining(now);
+}
+
+void Instance::Drain(absl::Duration wait, absl::Time now) {
+  if (draining()) wait = absl::ZeroDuration();
+  drain_end_ = now + wait;
+  hand_back_ = now + wait / 2;
+  // Recalls end before the rest does, so that their debtors still find somebody.
+  rmanager_->Drain(now + wait * 0.9, now);
+}
+
+void Instance::GoOnDraining(absl::Time now) {
+  HandBack(/*running=*/false, now);
+  if (now >= hand_back_) HandBack(/*running=*/true, now);
+  const bool done =
+      (engine_->idle() && bug_ == PlantedBug::kLeaveWithLoans) || (quiet() && rmanager_->settled());
+  if (!done && now < *drain_end_) return;
+  rmanager_->SayLeft();
+  left_ = true;
+}
+
+void Instance::HandBack(bool running, absl::Time now) {
+  const std::vector<RequestId> requests = engine_->requests(running);
+  if (requests.empty()) return;
+  messages::HandBack hand_back;
+  for (const RequestId& id : requests) {
+    messages::HandBack::Sequence& sequence = *hand_back.add_sequences();
+    sequence.set_arrival_us(id.arrival_us);
+    sequence.set_number(id.number);
+    engine_->Cancel(id, now);
+  }
+  *tokens_.Add(front_door_).mutable_hand_back() = std::move(hand_back);
 }
 
 void Instance::OnFailures(absl::Span<const RemoteFailure> failures, absl::Time now) {

@@ -11,9 +11,12 @@
 // One thread. Between BeginStep and FinishStep nothing else is called.
 #pragma once
 
+#include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "distattn/remote_failure.h"
 #include "fabric/messages/outgoing.h"
@@ -26,8 +29,10 @@ namespace lombard {
 class Instance {
  public:
   // Nothing is owned; all outlive this. `front_door`: the rank that tokens go to.
-  Instance(Incarnation incarnation, int front_door, KvPool* pool, RManager* rmanager, Engine* engine)
-      : incarnation_(incarnation),
+  Instance(Incarnation incarnation, int front_door, KvPool* pool, RManager* rmanager, Engine* engine,
+           PlantedBug bug = PlantedBug::kNone)
+      : bug_(bug),
+        incarnation_(incarnation),
         front_door_(front_door),
         pool_(pool),
         rmanager_(rmanager),
@@ -46,14 +51,29 @@ class Instance {
   void OnFailures(absl::Span<const RemoteFailure> failures, absl::Time now);
   std::vector<Outgoing> TakeOutgoing();
 
+  // To leave in good order, within `wait` (protocol.h, Draining). Again: at once.
+  void Drain(absl::Duration wait, absl::Time now);
+  bool draining() const { return drain_end_.has_value(); }
+  bool left() const { return left_; }        // it has said so: nothing more is to be done
+  bool cut_off() const { return cut_off_; }  // it was declared lost while it drained
+  bool ousted() const { return ousted_; }    // its place belongs to another process: this one has to end
+
   // Of this process, now: it grows when the process was declared lost while it lived.
   Incarnation incarnation() const { return incarnation_; }
   uint64_t fenced_count() const { return fenced_count_; }
   // Nothing runs or waits, and nothing is lent or borrowed.
   bool quiet() const;
-  absl::Time NextDeadline() const { return std::min(rmanager_->NextDeadline(), engine_->NextRetry()); }
+  absl::Time NextDeadline() const {
+    const absl::Time drain =
+        draining() && !left_ ? std::min(*drain_end_, hand_back_) : absl::InfiniteFuture();
+    return std::min({rmanager_->NextDeadline(), engine_->NextRetry(), drain});
+  }
 
  private:
+  void GoOnDraining(absl::Time now);
+  void HandBack(bool running, absl::Time now);
+
+  const PlantedBug bug_;
   Incarnation incarnation_;
   const int front_door_;
   KvPool* const pool_;
@@ -61,6 +81,9 @@ class Instance {
   Engine* const engine_;
   Outbox tokens_;
   uint64_t fenced_count_ = 0;
+  std::optional<absl::Time> drain_end_;
+  absl::Time hand_back_ = absl::InfiniteFuture();  // running requests
+  bool left_ = false, cut_off_ = false, ousted_ = false;
 };
 
 }  // namespace lombard

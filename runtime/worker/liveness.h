@@ -3,6 +3,7 @@
 // argument.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -16,7 +17,7 @@ class Liveness {
 
   void Start(absl::Time now) { last_heard_ = now; }
   void Heard(int peer, absl::Time now) {
-    if (peer == 0) last_heard_ = now;
+    if (peer == 0) last_heard_ = now, heard_ = true;
   }
 
   // The ranks to ping now, at most once per period.
@@ -34,14 +35,17 @@ class Liveness {
   bool RankZeroSilent(absl::Time now) {
     if (now - last_call_ > dead_after_ / 2) Start(now);
     last_call_ = now;
-    return rank_ != 0 && now - last_heard_ > dead_after_;
+    return rank_ != 0 && now - last_heard_ > (heard_ ? dead_after_ : std::max(dead_after_, kFirstWord));
   }
+  // Until the first word of rank 0, who may have to be connected to: as long as it waits for a joiner's.
+  static constexpr absl::Duration kFirstWord = absl::Seconds(10);
   absl::Duration dead_after() const { return dead_after_; }
 
  private:
   int rank_, size_;
   absl::Duration ping_period_, dead_after_;
   absl::Time last_heard_ = absl::InfiniteFuture();  // of rank 0
+  bool heard_ = false;
   absl::Time next_ping_ = absl::InfinitePast(), last_call_ = absl::InfinitePast();
 };
 

@@ -13,8 +13,10 @@ namespace {
 
 constexpr absl::Duration kIdleWaitMax =
     absl::Milliseconds(50);  // of a loop with nothing to do; deadlines come earlier
+constexpr absl::Duration kGuestWait = absl::Milliseconds(5);  // with somebody at the door
 constexpr absl::Duration kPollWait = absl::Milliseconds(20);
 constexpr absl::Duration kCloseDeadline = absl::Seconds(3);
+constexpr absl::Duration kLeaveWait = absl::Seconds(1);            // for rank 0's Leave
 constexpr absl::Duration kSharingBudget = absl::Milliseconds(50);  // of a start
 
 Message ControlBytes(const messages::ControlMessage& message) {
@@ -82,6 +84,7 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerSettings& set
                                                  .instances = size,
                                                  .incarnation = settings.incarnation,
                                                  .process = settings.process,
+                                                 .kv_blocks = settings.kv_blocks,
                                                  .reserve = settings.reserve,
                                                  .lent_max = settings.lent_max,
                                                  .heartbeat_period = settings.heartbeat,
@@ -183,6 +186,24 @@ void Worker::Fail(const absl::Status& why) {
   SetLeaving();
 }
 
+// Rank 0 may be there for the others: they are told nothing.
+void Worker::Part(const absl::Status& why) {
+  parted_.store(true);
+  if (!why.ok()) client_->Abort(why);
+  {
+    std::lock_guard lock(failure_mutex_);
+    if (!leaving_.load() && failure_.ok()) failure_ = why;
+  }
+  SetLeaving();
+}
+
+void Worker::Drain(absl::Duration wait) {
+  CHECK_NE(transport_->rank(), 0);
+  drain_wait_us_.store(absl::ToInt64Microseconds(wait));
+  drains_asked_.fetch_add(1);
+  step_inbox_.Notify();
+}
+
 void Worker::SetLeaving() {
   leaving_.store(true);
   step_inbox_.Notify();
@@ -211,7 +232,7 @@ void Worker::ProgressLoop() {
     ping.mutable_ping()->set_process(settings_.process);
     for (int peer : liveness_.PingsDue(now)) SendControl(peer, ping).IgnoreError();
     if (liveness_.RankZeroSilent(now)) {
-      Fail(absl::UnavailableError(absl::StrCat("rank 0 has been silent for more than ",
+      Part(absl::UnavailableError(absl::StrCat("rank 0 has been silent for more than ",
                                                absl::FormatDuration(liveness_.dead_after()),
                                                " (--dead-after)")));
     }
@@ -249,10 +270,14 @@ void Worker::HandleControl(int from, messages::ControlMessage message) {
     case Body::kHeartbeat:
     case Body::kMoveKvDone:
     case Body::kPing:
+    case Body::kLeft:
       if (gmanager_ != nullptr) manager_inbox_.Put(from, std::move(message));
       return;
     case Body::kTokens:
       if (front_door_ != nullptr) front_door_->OnTokens(from, message.incarnation(), message.tokens());
+      return;
+    case Body::kHandBack:
+      if (front_door_ != nullptr) front_door_->OnHandBack(from, message.incarnation(), message.hand_back());
       return;
     case Body::kReport:
       if (front_door_ != nullptr) front_door_->OnReport(from, message.report());
@@ -294,7 +319,7 @@ void Worker::OnPeerDown(int peer, const absl::Status& why) {
   const absl::string_view reason = why.ok() ? "it left before the job was done" : why.message();
   // A connection that broke is made again, or rank 0's silence tells.
   if (peer == 0 && !absl::IsUnavailable(why))
-    return Fail(absl::UnavailableError(absl::StrCat("rank 0 is lost: ", reason)));
+    return Part(absl::UnavailableError(absl::StrCat("rank 0 is lost: ", reason)));
   lost_someone_.store(true);
   step_inbox_.Put(peer, std::nullopt);
   if (gmanager_ != nullptr) manager_inbox_.Put(peer, std::nullopt);
@@ -321,7 +346,13 @@ void Worker::StepLoop() {
     absl::Time now = clock_->Now();
     const ServiceTotals served = service_->totals();
     rmanager_->SetService(served.own, served.starved);
+    for (; drains_ < drains_asked_.load(); ++drains_)
+      instance_->Drain(absl::Microseconds(drain_wait_us_.load()), now);
     instance_->Tick(now);
+    if (instance_->ousted()) {
+      return Part(absl::UnavailableError(absl::StrCat("this process was silent for too long, and rank ",
+                                                      transport_->rank(), " belongs to another one now")));
+    }
     incarnation_.store(Value(instance_->incarnation()));
     if (rmanager_->knows_of_losses() || instance_->fenced_count() > 0) lost_someone_.store(true);
     SendOutgoing(instance_->TakeOutgoing());
@@ -338,12 +369,36 @@ void Worker::StepLoop() {
     }
     SendOutgoing(instance_->TakeOutgoing());
     if (draining_ && !reported_.load() && instance_->quiet()) SendReport();
+    if (instance_->left()) GoOnDraining(now);
     wait = step.rows > 0 ? absl::ZeroDuration()
                          : std::clamp(instance_->NextDeadline() - now, absl::Milliseconds(1), kIdleWaitMax);
   }
 }
 
+// It has said Left: Leave ends it, or, should that not come, time.
+void Worker::GoOnDraining(absl::Time now) {
+  if (left_since_.has_value()) {
+    if (now - *left_since_ > kLeaveWait) Part(absl::OkStatus());
+    return;
+  }
+  left_since_ = now;
+  if (!reported_.load()) SendReport();
+  const RManager::Counters loans = rmanager_->counters();
+  const uint32_t lent = loans.lent + loans.prefix_lent;
+  absl::Status cut_short;
+  if (instance_->cut_off()) {
+    cut_short = absl::UnavailableError("was silent for too long while it drained, and is lost to the others");
+  } else if (lent > 0) {
+    cut_short = absl::DeadlineExceededError(absl::StrCat("left with ", lent,
+                                                         " blocks still lent, which their debtors "
+                                                         "compute again: a longer --drain-wait moves them"));
+  }
+  std::lock_guard lock(failure_mutex_);
+  if (failure_.ok()) failure_ = cut_short;
+}
+
 StepReport Worker::Step(absl::Time now) {
+  if (instance_->left()) return {};
   const StepWork* work = instance_->BeginStep(now);
   if (work == nullptr) {
     service_->OwnIdle();
@@ -399,9 +454,10 @@ absl::Status Worker::CheckInvariants() const { return engine_->CheckInvariants()
 
 void Worker::ManagerLoop() {
   uint64_t members = 0;  // number of the list that the front door knows
+  bool guests = false;
   while (!leaving_.load()) {
-    const absl::Duration wait =
-        std::clamp(gmanager_->NextDeadline() - clock_->Now(), absl::Milliseconds(1), kIdleWaitMax);
+    const absl::Duration wait = std::clamp(gmanager_->NextDeadline() - clock_->Now(), absl::Milliseconds(1),
+                                           guests ? kGuestWait : kIdleWaitMax);
     for (const Inbox::Item& item : manager_inbox_.Take(wait)) {
       if (item.message.has_value()) {
         gmanager_->Handle(item.from, *item.message, clock_->Now());
@@ -411,10 +467,15 @@ void Worker::ManagerLoop() {
     }
     gmanager_->Tick(clock_->Now());
     if (front_door_ != nullptr) {
+      guests = front_door_->OnDoor(gmanager_.get(), clock_->Now());
       for (int rank : front_door_->OnTick()) gmanager_->ConnectionLost(rank, clock_->Now());
+      SendOutgoing(gmanager_->TakeOutgoing());  // who gets a request knows by then who belongs
       const Membership& membership = gmanager_->membership();
       if (std::exchange(members, membership.number()) != membership.number()) {
-        if (membership.lost_count() > 0) lost_someone_.store(true);
+        for (const Membership::Member& m : membership.members()) {
+          if (m.granted || m.state == Membership::State::kLost || m.state == Membership::State::kLeft)
+            lost_someone_.store(true);
+        }
         front_door_->OnMembers(membership.members());
       }
     }

@@ -12,8 +12,8 @@
 //   worker->Start();
 //   absl::Status end = worker->Join();    // after Leave arrived or the job failed; bounded teardown
 //
-// A worker that is lost costs what it held (fabric/messages/protocol.h). When rank 0 is lost, or a worker
-// fails by its own mistake, everyone is told (JobFailed) and Join returns why.
+// A worker that is lost costs what it held (fabric/messages/protocol.h). When a worker fails by its own
+// mistake, everyone is told (JobFailed). One that loses rank 0 ends alone. Join returns why.
 #pragma once
 
 #include <atomic>
@@ -48,9 +48,12 @@ class FrontDoor {
  public:
   virtual ~FrontDoor() = default;
   virtual void OnTokens(int rank, uint64_t incarnation, const messages::TokenBatch& batch) = 0;
+  virtual void OnHandBack(int rank, uint64_t incarnation, const messages::HandBack& back) = 0;
   virtual void OnMembers(const std::vector<Membership::Member>& members) = 0;  // on the manager thread
   // Now and then, on the manager thread. Returns workers that cannot be relied on: they are declared lost.
   virtual std::vector<int> OnTick() = 0;
+  // The same: lets processes join. True while somebody is at the door.
+  virtual bool OnDoor(GManager* /*gmanager*/, absl::Time /*now*/) { return false; }
   virtual void OnReport(int rank, const messages::WorkerReport& report) = 0;
   virtual void OnJobFailed(const absl::Status& why) = 0;
 };
@@ -61,7 +64,7 @@ struct WorkerSettings {
   int threads = 1;  // of the step thread's loops
   int service_threads = 1;
   MakeCompute compute;              // empty: the CPUs, by the three lines above
-  std::vector<uint32_t> kv_blocks;  // of every rank, [size]
+  std::vector<uint32_t> kv_blocks;  // of every rank, [size]; 0: nobody there yet
   Incarnation incarnation{1};
   uint64_t process = 0;                    // differs from one process of a rank to the next
   double reserve = 0.05, lent_max = 0.80;  // shares of a pool
@@ -92,6 +95,9 @@ class Worker final : public TransportHandler {
   absl::Status Join();
   // Any thread: fails this worker, and with it the job.
   void Fail(const absl::Status& why);
+  // Any thread: leave in good order, within `wait`; the second time, at once. Join returns when it is done:
+  // OK, or what was not. REQUIRES: not rank 0.
+  void Drain(absl::Duration wait);
   // Any thread. Messages of the front door to a worker (SubmitSequence, Drain, Leave).
   absl::Status SendControl(int to, const messages::ControlMessage& message);
 
@@ -107,10 +113,14 @@ class Worker final : public TransportHandler {
   // Any thread: some rank has been lost, maybe this one. Then nobody must wait for all ranks again
   // (MPI_Finalize).
   bool lost_someone() const { return lost_someone_.load(); }
+  // After Join: it left alone, as it drained, has no place any more, or does not reach rank 0.
+  bool parted() const { return parted_.load() || drains_asked_.load() > 0; }
 
  private:
   Worker(const WorkerSettings& settings, Transport* transport, const Clock* clock, FrontDoor* front_door);
   void SetLeaving();
+  void Part(const absl::Status& why);  // leaves alone; the job goes on
+  void GoOnDraining(absl::Time now);
   void ProgressLoop();
   void StepLoop();
   StepReport Step(absl::Time now);
@@ -141,14 +151,18 @@ class Worker final : public TransportHandler {
   Inbox step_inbox_, manager_inbox_;
   std::thread progress_thread_, service_thread_, step_thread_, manager_thread_;
   std::atomic<bool> leaving_{false};  // told to, or failed
-  std::atomic<bool> lost_someone_{false};
+  std::atomic<bool> lost_someone_{false}, parted_{false};
+  std::atomic<int> drains_asked_{0};
+  std::atomic<int64_t> drain_wait_us_{0};
   std::atomic<uint64_t> incarnation_;  // instance_'s, for all threads
   std::mutex failure_mutex_;
   absl::Status failure_;
 
   // Step thread only.
   messages::WorkerReport report_;
-  bool draining_ = false;
+  bool draining_ = false;  // the job ends
+  int drains_ = 0;         // told to leave, and done so far
+  std::optional<absl::Time> left_since_;
   std::atomic<bool> reported_{false};  // written by the step thread
 };
 

@@ -227,7 +227,7 @@ TEST_F(GManagerTest, ARestartedProcessThatTakesItsOldNumberIsFencedAndTheOldOneL
 }
 
 TEST(Membership, AGapBetweenTwoCallsIsNotHeldAgainstTheOthers) {
-  Membership members(2, InstanceId{0}, absl::Seconds(1));
+  Membership members({.instances = 2, .expected = 2, .dead_after = absl::Seconds(1), .kv_blocks = {}});
   absl::Time now = absl::UnixEpoch();
   members.Tick(now);
   members.Heard(InstanceId{1}, Incarnation{1}, 5, now);

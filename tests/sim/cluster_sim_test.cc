@@ -32,6 +32,8 @@ TEST(ClusterSim, SeedsHold) {
     sum.fenced += sim.stats().fenced, sum.replayed += sim.stats().replayed;
     sum.preemptions += sim.stats().preemptions, sum.adopted_tokens += sim.stats().adopted_tokens;
     sum.prefixes += sim.stats().prefixes, sum.copied += sim.stats().copied;
+    sum.joined += sim.stats().joined, sum.left += sim.stats().left;
+    sum.handed_back += sim.stats().handed_back;
   }
   if (seeds.count < 150) return;
   // The runs have met what they are for.
@@ -46,6 +48,9 @@ TEST(ClusterSim, SeedsHold) {
   EXPECT_GT(sum.adopted_tokens, 0);
   EXPECT_GT(sum.prefixes, 0);
   EXPECT_GT(sum.copied, 0);
+  EXPECT_GT(sum.joined, 0);
+  EXPECT_GT(sum.left, 0);
+  EXPECT_GT(sum.handed_back, 0);
 }
 
 TEST(ClusterSim, TheSameSeedGivesTheSameTrace) {
@@ -109,7 +114,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Planted{PlantedBug::kKeepParts, "KeepParts", {0, 20}},
                     Planted{PlantedBug::kForgetRepay, "ForgetRepay", {40000, 40}},
                     Planted{PlantedBug::kDoubleGrant, "DoubleGrant", {30000, 20}},
-                    Planted{PlantedBug::kForgetEpoch, "ForgetEpoch", {20030, 20}},
+                    Planted{PlantedBug::kForgetEpoch, "ForgetEpoch", {30050, 10}},
                     Planted{PlantedBug::kNoExpiry, "NoExpiry", {30000, 20}},
                     Planted{PlantedBug::kFreeWhileRead, "FreeWhileRead", {0, 40}},
                     Planted{PlantedBug::kFreeOnRecall, "FreeOnRecall", {0, 20}},
@@ -117,12 +122,16 @@ INSTANTIATE_TEST_SUITE_P(
                     Planted{PlantedBug::kIgnoreGuard, "IgnoreGuard", {0, 20}},
                     Planted{PlantedBug::kAdoptByPlace, "AdoptByPlace", {230, 20}},
                     Planted{PlantedBug::kAdoptTwice, "AdoptTwice", {10000, 20}},
-                    Planted{PlantedBug::kAdoptUnheard, "AdoptUnheard", {20000, 20}},
+                    Planted{PlantedBug::kAdoptUnheard, "AdoptUnheard", {30000, 20}},
                     Planted{PlantedBug::kIgnoreFence, "IgnoreFence", {0, 20}},
                     Planted{PlantedBug::kTokensOfAnyone, "TokensOfAnyone", {40000, 30}},
                     Planted{PlantedBug::kReplayFromPrompt, "ReplayFromPrompt", {0, 20}},
                     Planted{PlantedBug::kForgetHomeless, "ForgetHomeless", {0, 20}},
-                    Planted{PlantedBug::kEvictWhatOthersRead, "EvictWhatOthersRead", {0, 20}}),
+                    Planted{PlantedBug::kEvictWhatOthersRead, "EvictWhatOthersRead", {0, 20}},
+                    Planted{PlantedBug::kJoinReusesNumber, "JoinReusesNumber", {0, 10}},
+                    Planted{PlantedBug::kGrantWhileDraining, "GrantWhileDraining", {30075, 10}},
+                    Planted{PlantedBug::kGiveToDraining, "GiveToDraining", {10000, 20}},
+                    Planted{PlantedBug::kLeaveWithLoans, "LeaveWithLoans", {10000, 20}}),
     [](const auto& info) { return info.param.name; });
 
 }  // namespace

@@ -73,8 +73,27 @@ class DispatcherTest : public testing::Test {
                          {.recovery_wait = absl::Seconds(60)}};
 };
 
+TEST_F(DispatcherTest, AHandedBackRequestGoesOnWithItsTokens) {
+  Members({1, 1});
+  Submit();
+  const int home = TakeGiven()[0].to, other = 1 - home;
+  Token(home, 1, 0, 7);
+  messages::HandBack back;
+  back.add_sequences()->set_arrival_us(kRequest.arrival_us);
+  back.mutable_sequences(0)->set_number(kRequest.number);
+  dispatcher_.OnHandBack(home, 1, back, now_);
+  EXPECT_THAT(TakeGiven(), ElementsAre(Given{other, 1, {7}}));
+  Token(home, 1, 1, 8);
+  EXPECT_THAT(TakeTokens(), ElementsAre(7)) << "what the old home still computed does not count";
+  Members({1, 1});  // a list that does not know of it yet
+  Submit({200, 2});
+  EXPECT_THAT(TakeGiven(), ElementsAre(Given{other, 1, {}}));
+  EXPECT_EQ(dispatcher_.counters().handed_back, 1u);
+}
+
 TEST_F(DispatcherTest, NothingIsGivenOutBeforeTheFirstList) {
   Submit();
+  dispatcher_.Tick(now_);
   EXPECT_THAT(TakeGiven(), IsEmpty());
   Members({1, 1});
   EXPECT_THAT(TakeGiven(), ElementsAre(Given{0, 1, {}}));

@@ -1,0 +1,81 @@
+// Rank 0's port for the life of a job: processes that come to join it are received (fabric/reception.h), told
+// what they must know to make their fabric address, and say what they are; somebody else decides.
+//
+//   for (JoinDesk::Request& request : desk.Poll(now)) desk.Answer(request.guest, Decide(request.body));
+//
+// After the hello:  host -> guest  entries: "1" if all ranks are on one host, then the members' host keys
+//                   guest -> host  its request
+//                   host -> guest  an entry, the welcome; or a refusal
+// One thread. No call waits for a guest; who does not speak in time is turned away.
+#pragma once
+
+#include <functional>
+#include <list>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "fabric/reception.h"
+#include "fabric/tcp_frames.h"
+
+namespace lombard {
+
+constexpr size_t kJoinRequestBytesMax = 64 << 10, kWelcomeBytesMax = 16 << 20;
+
+class JoinDesk {
+ public:
+  struct Options {
+    ReceptionRules rules;
+    bool single_host = false;
+    absl::Duration word_wait = absl::Seconds(10);      // for the next frame of the reception
+    absl::Duration request_wait = absl::Seconds(120);  // for the request: the guest loads its model meanwhile
+    std::function<std::vector<std::string>()> host_keys;  // of the members
+    std::function<void(const absl::Status&)> on_refusal;  // may be empty
+  };
+  struct Request {
+    uint64_t guest;
+    std::string who, host_key, body;
+  };
+  JoinDesk(Options options, TcpListener listener)
+      : options_(std::move(options)), listener_(std::move(listener)) {}
+
+  std::vector<Request> Poll(absl::Time now);
+  void Answer(uint64_t guest, const absl::StatusOr<std::string>& welcome);
+  bool has_guests() const { return !guests_.empty(); }
+
+ private:
+  struct Visitor {
+    uint64_t number;
+    TcpStream stream;
+    Host reception;
+    absl::Time deadline;
+    std::optional<GuestHello> hello;  // it is in
+    bool asked = false;
+  };
+  bool Serve(Visitor& guest, absl::Time now, std::vector<Request>* requests);  // false: turn it away
+  bool Reply(Visitor& guest, const std::string& frame);
+
+  const Options options_;
+  TcpListener listener_;
+  std::list<Visitor> guests_;
+  uint64_t next_guest_ = 1;
+};
+
+// The other side.
+class JobEntry {
+ public:
+  // `where`: rendezvous, key, protocol, deadline.
+  static absl::StatusOr<JobEntry> Enter(const ReceptionRules& rules, absl::Time deadline);
+  bool single_host() const { return single_host_; }
+  int ranks_here() const { return ranks_here_; }  // members on this host
+  // The welcome, or why not.
+  absl::StatusOr<std::string> Ask(const std::string& request, absl::Time deadline);
+
+ private:
+  TcpStream stream_;
+  bool single_host_ = false;
+  int ranks_here_ = 0;
+};
+
+}  // namespace lombard
