@@ -63,7 +63,8 @@
 // nothing from it until it is heard of again or `unreachable_for` is over: somebody must try. As creditor it
 // waits: the debtor repays when it can, or the members' list ends the loan.
 //   A worker whose connection to gManager breaks makes it again, and may find itself fenced. It ends when
-// gManager's process is gone, or has been silent for dead_after.
+// gManager's process is gone, when the connection has been broken for dead_after, or after a silence of ten
+// times that: it may be the one that is cut off.
 //
 // STATES OF A LOAN AT THE CREDITOR
 //   state      event                            next       what the creditor does

@@ -4,7 +4,7 @@
 // one are dropped. The first, number 0, needs no words: both know the other's address from the start. Later
 // ones are proposed:
 //
-//   kConnect    (generation of the sender's process, connection, its address), until it is answered
+//   kConnect    (generation of the sender's process, connection, its address), again until it is answered
 //   kConnected  the answer; any chunk of the proposed connection is one
 //
 // Both sides may propose at once: they propose the same number, or the smaller one yields. The process of a
@@ -29,7 +29,7 @@ class Link {
   };
   // Guesses: a broken connection of living processes is made again at once or in vain for a while.
   static constexpr absl::Duration kBackoffMin = absl::Milliseconds(20), kBackoffMax = absl::Seconds(2),
-                                  kAttemptTime = absl::Milliseconds(500);
+                                  kRepeatMin = absl::Milliseconds(100);
 
   State state() const { return state_; }
   bool up() const { return state_ == State::kUp; }
@@ -56,25 +56,22 @@ class Link {
   absl::Time next_attempt() const {
     return state_ == State::kDown || state_ == State::kConnecting ? next_attempt_ : absl::InfiniteFuture();
   }
-  // REQUIRES: next_attempt() has come. True: propose connection() now, over a new endpoint. False: the last
-  // attempt was in vain; its endpoint is of no use any more.
-  bool Attempt(absl::Time now) {
-    if (state_ == State::kConnecting) {
-      Broke(now);
-      return false;
-    }
+  // REQUIRES: next_attempt() has come. From here on connection() is proposed, again and again until it is
+  // answered or Broke.
+  void Attempt(absl::Time now) {
     if (!proposed_) ++connection_;
     proposed_ = true;
+    if (state_ != State::kConnecting) repeat_ = kRepeatMin;
     state_ = State::kConnecting;
-    next_attempt_ = now + kAttemptTime;
-    return true;
+    next_attempt_ = now + repeat_;
+    repeat_ = std::min(2 * repeat_, kBackoffMax);
   }
 
   enum class Answer : uint8_t {
     kNothing,  // of an earlier connection or process
     kAgain,    // is up already: say so again
     kMeet,     // both proposed it: up, over the endpoint that is there
-    kAccept,   // up, over a new endpoint to the address that came
+    kAccept,   // up; the endpoint that is there, if any, is of an earlier connection
   };
   Answer OnConnect(uint64_t generation, uint32_t connection) {
     if (generation < generation_ || (generation == generation_ && state_ == State::kNone))
@@ -105,7 +102,7 @@ class Link {
   uint64_t generation_ = 0;
   uint32_t connection_ = 0;
   bool proposed_ = false;  // connection_ has been proposed and was never up
-  absl::Duration backoff_ = kBackoffMin;
+  absl::Duration backoff_ = kBackoffMin, repeat_ = kRepeatMin;
   absl::Time next_attempt_ = absl::InfiniteFuture();
 };
 

@@ -74,6 +74,7 @@ absl::Status UcxTransportImpl::MakeEndpoint(Peer& peer) {
   RETURN_IF_ERROR(Annotate(UcxError(ucp_ep_create(worker_->get(), &param, &peer.endpoint),
                                     absl::StrCat("connecting to rank ", peer.rank)),
                            absl::StrCat("profile ", profile_.ToString())));
+  peer.endpoint_works = peer.endpoint_failed = false;
   watch_.Add(peer.rank, peer.address.process);
   return absl::OkStatus();
 }
@@ -87,7 +88,11 @@ void UcxTransportImpl::Fail(Peer& peer, absl::Status why) {
 
 void UcxTransportImpl::OnEndpointError(void* peer_pointer, ucp_ep_h endpoint, ucs_status_t status) {
   Peer& peer = *static_cast<Peer*>(peer_pointer);
-  if (endpoint != peer.endpoint) return;  // an earlier one
+  if (endpoint != peer.endpoint) {  // an earlier one
+    peer.owner->failed_before_.push_back(endpoint);
+    return;
+  }
+  peer.endpoint_failed = true;
   peer.owner->Fail(peer, UcxError(status, absl::StrCat("connection to rank ", peer.rank)));
 }
 
@@ -145,14 +150,14 @@ void UcxTransportImpl::AnswerWishes() {
         BeUp(*peer);
         break;
       case Link::Answer::kAccept:
-        CloseEndpoint(*peer);
+        if (!same || peer->endpoint_works) CloseEndpoint(*peer);  // one that is connecting serves
         if (!peer->left) {
           Leave(*peer, absl::UnavailableError(absl::StrCat(
                            same ? "its side of the connection broke: rank " : "another process is now rank ",
                            peer->rank)));
         }
         peer->address = *std::move(address);
-        if (!MakeEndpoint(*peer).ok()) {
+        if (peer->endpoint == nullptr && !MakeEndpoint(*peer).ok()) {
           peer->link.Broke(absl::Now());
           next_attempt_ = absl::InfinitePast();
           continue;
@@ -170,13 +175,11 @@ void UcxTransportImpl::ProposeConnections() {
   next_attempt_ = absl::InfiniteFuture();
   for (auto& peer : peers_) {
     if (peer->link.next_attempt() <= now) {
-      CloseEndpoint(*peer);
-      if (peer->link.Attempt(now)) {
-        if (MakeEndpoint(*peer).ok()) {
-          PostNote(*peer, ChunkKind::kConnect, generation_, address_);
-        } else {
-          peer->link.Broke(now);
-        }
+      peer->link.Attempt(now);
+      if (peer->endpoint != nullptr || MakeEndpoint(*peer).ok()) {
+        PostNote(*peer, ChunkKind::kConnect, generation_, address_);
+      } else {
+        peer->link.Broke(now);
       }
     }
     next_attempt_ = std::min(next_attempt_, peer->link.next_attempt());
@@ -213,16 +216,23 @@ void UcxTransportImpl::Leave(Peer& peer, const absl::Status& why) {
   news_.push_back({.from = peer.rank, .message = std::nullopt, .why = why});
 }
 
+// One that is still connecting, as to a host that is cut off, is left alone until it fails: UCX 1.13 keeps
+// the socket of such a one, and aborts, at once or when the answer comes.
 void UcxTransportImpl::CloseEndpoint(Peer& peer) {
-  if (peer.endpoint == nullptr) return;
+  ucp_ep_h endpoint = std::exchange(peer.endpoint, nullptr);
+  if (endpoint != nullptr && (peer.endpoint_works || peer.endpoint_failed)) ForceClose(endpoint);
+}
+
+void UcxTransportImpl::ForceClose(ucp_ep_h endpoint) {
   ucp_request_param_t param{};
   param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
   param.flags = UCP_EP_CLOSE_FLAG_FORCE;
-  const ucs_status_ptr_t request = ucp_ep_close_nbx(std::exchange(peer.endpoint, nullptr), &param);
+  const ucs_status_ptr_t request = ucp_ep_close_nbx(endpoint, &param);
   if (UCS_PTR_IS_PTR(request)) closing_.push_back(request);
 }
 
 void UcxTransportImpl::ReapCloses() {
+  for (ucp_ep_h endpoint : std::exchange(failed_before_, {})) ForceClose(endpoint);
   std::erase_if(closing_, [](void* request) {
     if (ucp_request_check_status(request) == UCS_INPROGRESS) return false;
     ucp_request_free(request);

@@ -128,6 +128,8 @@ void UcxTransportImpl::Post(Peer& peer, const ChunkHeader& header, const absl::s
                             std::shared_ptr<OutgoingMessage> message) {
   meter_.AddFraming(kChunkHeaderBytes);
   SendOp* op = NewSendOp();
+  op->peer = &peer;
+  op->endpoint = peer.endpoint;
   op->header = header;
   op->header.job = job_;
   op->header.from = static_cast<uint32_t>(rank_);
@@ -154,9 +156,10 @@ void UcxTransportImpl::Post(Peer& peer, const ChunkHeader& header, const absl::s
   const ucs_status_ptr_t request = ucp_am_send_nbx(peer.endpoint, kActiveMessageId, &op->header,
                                                    kChunkHeaderBytes, buffer, length, &param);
   if (UCS_PTR_IS_PTR(request)) return;
-  FreeSendOp(op);
-  if (UCS_PTR_IS_ERR(request))
-    Fail(peer, UcxError(UCS_PTR_STATUS(request), absl::StrCat("sending to rank ", peer.rank)));
+  EndSendOp(op, UCS_PTR_RAW_STATUS(request));
+  if (!UCS_PTR_IS_ERR(request)) return;
+  peer.endpoint_failed = true;
+  Fail(peer, UcxError(UCS_PTR_STATUS(request), absl::StrCat("sending to rank ", peer.rank)));
 }
 
 // `bytes` outlive the transport's endpoints.
@@ -167,10 +170,10 @@ void UcxTransportImpl::PostNote(Peer& peer, ChunkKind kind, uint64_t number, abs
   Post(peer, header, {bytes, {}}, nullptr);
 }
 
-void UcxTransportImpl::OnSent(void* request, ucs_status_t,
-                              void* op) {  // a failed send also fails the endpoint
+// A failed send also fails the endpoint.
+void UcxTransportImpl::OnSent(void* request, ucs_status_t status, void* op) {
   ucp_request_free(request);
-  static_cast<SendOp*>(op)->owner->FreeSendOp(static_cast<SendOp*>(op));
+  static_cast<SendOp*>(op)->owner->EndSendOp(static_cast<SendOp*>(op), status);
 }
 
 ucs_status_t UcxTransportImpl::OnActiveMessage(void* self, const void* header_bytes, size_t header_length,
@@ -288,7 +291,7 @@ bool UcxTransportImpl::Deliver(TransportHandler& handler) {
 
 UcxTransportImpl::SendOp* UcxTransportImpl::NewSendOp() {
   if (free_send_ops_.empty()) {
-    send_ops_.push_back({this, {}, {}, nullptr});
+    send_ops_.push_back({.owner = this});
     return &send_ops_.back();
   }
   SendOp* op = free_send_ops_.back();
@@ -296,7 +299,8 @@ UcxTransportImpl::SendOp* UcxTransportImpl::NewSendOp() {
   return op;
 }
 
-void UcxTransportImpl::FreeSendOp(SendOp* op) {
+void UcxTransportImpl::EndSendOp(SendOp* op, ucs_status_t status) {
+  if (status == UCS_OK && op->endpoint == op->peer->endpoint) op->peer->endpoint_works = true;
   op->message.reset();
   free_send_ops_.push_back(op);
   --ops_under_way_;

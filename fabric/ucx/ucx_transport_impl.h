@@ -80,7 +80,8 @@ class UcxTransportImpl final : public UcxTransport {
     RankAddress address;
     Link link;
     ucp_ep_h endpoint = nullptr;
-    std::optional<ConnectWish> wish;  // came, and waits for AnswerWishes
+    bool endpoint_works = false, endpoint_failed = false;  // a send over it was done; UCX has given it up
+    std::optional<ConnectWish> wish;                       // came, and waits for AnswerWishes
     // Of the connection.
     MessageCutter cutter;
     MessageAssembler assembler;
@@ -95,6 +96,8 @@ class UcxTransportImpl final : public UcxTransport {
   // An active message that UCX has not completed.
   struct SendOp {
     UcxTransportImpl* owner;
+    Peer* peer;
+    ucp_ep_h endpoint;
     ChunkHeader header;
     ucp_dt_iov_t parts[2];
     std::shared_ptr<OutgoingMessage> message;
@@ -139,11 +142,12 @@ class UcxTransportImpl final : public UcxTransport {
   void Wait(absl::Duration wait);
   void Leave(Peer& peer, const absl::Status& why);
   void CloseEndpoint(Peer& peer);
+  void ForceClose(ucp_ep_h endpoint);
   void ReapCloses();
   bool Deliver(TransportHandler& handler);
   void Fail(Peer& peer, absl::Status why);
   SendOp* NewSendOp();
-  void FreeSendOp(SendOp* op);
+  void EndSendOp(SendOp* op, ucs_status_t status);
 
   const UcxProfile profile_;
   std::unique_ptr<UcxWorker> worker_;
@@ -161,7 +165,8 @@ class UcxTransportImpl final : public UcxTransport {
 
   // Progress thread.
   std::deque<News> news_;
-  std::vector<void*> closing_;  // requests
+  std::vector<void*> closing_;           // requests
+  std::vector<ucp_ep_h> failed_before_;  // of processes that another one followed; to be closed
   std::deque<SendOp> send_ops_;
   std::vector<SendOp*> free_send_ops_;
   int ops_under_way_ = 0;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -19,6 +20,11 @@ class Liveness {
   void Heard(int peer, absl::Time now) {
     if (peer == 0) last_heard_ = now, heard_ = true;
   }
+  void Down(int peer, bool down, absl::Time now) {  // the connection
+    if (peer != 0) return;
+    if (down) down_since_ = now;
+    if (!down) down_since_.reset();
+  }
 
   // The ranks to ping now, at most once per period.
   std::vector<int> PingsDue(absl::Time now) {
@@ -30,15 +36,18 @@ class Liveness {
     }
     return due;
   }
-  // Rank 0 has been silent for too long. Silence of this process itself (it was stopped, or its machine
-  // slept) is not held against it: a gap between two calls starts its time anew.
+  // Rank 0 is taken for lost. While the connection to it stands, or before its first word, this process may
+  // be the one that is cut off: it waits kPatience times as long, to be fenced and come back. Silence of this
+  // process itself (it was stopped, or its machine slept) is not held against rank 0: a gap between two calls
+  // starts its time anew.
   bool RankZeroSilent(absl::Time now) {
     if (now - last_call_ > dead_after_ / 2) Start(now);
     last_call_ = now;
-    return rank_ != 0 && now - last_heard_ > (heard_ ? dead_after_ : std::max(dead_after_, kFirstWord));
+    const bool patient = !heard_ || !down_since_.has_value();
+    const absl::Time since = std::max(last_heard_, down_since_.value_or(absl::InfinitePast()));
+    return rank_ != 0 && now - since > (patient ? kPatience : 1) * dead_after_;
   }
-  // Until the first word of rank 0, who may have to be connected to: as long as it waits for a joiner's.
-  static constexpr absl::Duration kFirstWord = absl::Seconds(10);
+  static constexpr int kPatience = 10;  // a guess
   absl::Duration dead_after() const { return dead_after_; }
 
  private:
@@ -46,6 +55,7 @@ class Liveness {
   absl::Duration ping_period_, dead_after_;
   absl::Time last_heard_ = absl::InfiniteFuture();  // of rank 0
   bool heard_ = false;
+  std::optional<absl::Time> down_since_;
   absl::Time next_ping_ = absl::InfinitePast(), last_call_ = absl::InfinitePast();
 };
 

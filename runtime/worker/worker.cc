@@ -232,9 +232,7 @@ void Worker::ProgressLoop() {
     ping.mutable_ping()->set_process(settings_.process);
     for (int peer : liveness_.PingsDue(now)) SendControl(peer, ping).IgnoreError();
     if (liveness_.RankZeroSilent(now)) {
-      Part(absl::UnavailableError(absl::StrCat("rank 0 has been silent for more than ",
-                                               absl::FormatDuration(liveness_.dead_after()),
-                                               " (--dead-after)")));
+      Part(absl::UnavailableError("rank 0 has been silent for too long (--dead-after)"));
     }
   }
   transport_->Close(kCloseDeadline);
@@ -313,6 +311,7 @@ void Worker::FollowLosses(const messages::ClusterView& view) {
 }
 
 void Worker::OnPeerDown(int peer, const absl::Status& why) {
+  liveness_.Down(peer, true, clock_->Now());
   client_->OnPeerDown(peer, why);
   // Who was told to leave goes, in any order; this worker's own Leave may still be on its way.
   if (leaving_.load() || (why.ok() && reported_.load())) return;
@@ -325,7 +324,10 @@ void Worker::OnPeerDown(int peer, const absl::Status& why) {
   if (gmanager_ != nullptr) manager_inbox_.Put(peer, std::nullopt);
 }
 
-void Worker::OnPeerUp(int peer) { client_->OnPeerUp(peer); }
+void Worker::OnPeerUp(int peer) {
+  liveness_.Down(peer, false, clock_->Now());
+  client_->OnPeerUp(peer);
+}
 
 // ---------------------------------------------------------------- step thread
 

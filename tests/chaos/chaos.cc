@@ -4,6 +4,7 @@
 //   lombard-chaos --seconds 20                                    # four ranks on this host
 //   lombard-chaos --seconds 1800 --rate 2 --seed 7                # for long
 //   lombard-chaos --hosts --actions cut                           # each rank on a fake host (root)
+//   lombard-chaos --hosts --actions pair --long-output 1200
 //
 // Ranks meet at rank 0's port, without a launcher; who ended is started again and joins (--join), as a
 // supervisor would do it. --hosts makes a network namespace with a name of its own for each rank, on one
@@ -46,7 +47,7 @@ struct Settings {
   double seconds = 20, rate = 3, bound = 0.001;
   uint64_t seed = 0;
   std::string actions = "kill,stop,leave";
-  uint32_t kv_tokens = 1200, long_tokens = 1500;
+  uint32_t kv_tokens = 1200, long_tokens = 1500, long_output = 300;
   bool hosts = false;
 };
 
@@ -54,6 +55,7 @@ struct Settings {
 class FakeHosts {
  public:
   explicit FakeHosts(int count) : count_(count) {
+    Remove();  // what a run that was killed left
     Must("ip link add lbr type bridge");
     Must("ip link set lbr up");
     for (int i = 0; i < count; ++i) {
@@ -65,10 +67,7 @@ class FakeHosts {
       Must(absl::StrCat("ip -n lh", i, " link set lo up"));
     }
   }
-  ~FakeHosts() {
-    for (int i = 0; i < count_; ++i) Try(absl::StrCat("ip netns del lh", i));
-    Try("ip link del lbr");
-  }
+  ~FakeHosts() { Remove(); }
   static std::string Address(int i) { return absl::StrCat("10.78.0.", i + 1); }
   static std::vector<std::string> In(int i, std::vector<std::string> argv) {
     std::vector<std::string> out = {"ip",
@@ -90,6 +89,13 @@ class FakeHosts {
   }
 
  private:
+  void Remove() {
+    for (int i = 0; i < count_; ++i) {
+      Try(absl::StrCat("ip link del lv", i));
+      Try(absl::StrCat("ip netns del lh", i));
+    }
+    Try("ip link del lbr");
+  }
   static bool Try(const std::string& command) { return system((command + " 2> /dev/null").c_str()) == 0; }
   static void Must(const std::string& command) {
     CHECK(Try(command)) << command << " failed (are you root?)";
@@ -184,7 +190,7 @@ class Chaos {
     for (int i = 0; i < s_.requests; ++i) {
       json line = {{"id", i}, {"ignore_eos", true}, {"logprobs", 0}, {"temperature", 0}};
       const bool is_long = i % 8 == 0;
-      line["max_tokens"] = is_long ? Between(100, 200) : Between(10, 80);
+      line["max_tokens"] = is_long ? Between(s_.long_output / 2, s_.long_output) : Between(10, 80);
       if (!prompts.empty()) {
         line["prompt"] = prompts[random_() % prompts.size()];
       } else {
@@ -212,12 +218,17 @@ class Chaos {
     return Fail(absl::StrCat("the undisturbed run ended with ", code.value_or(-1), ": see right.log"));
   }
 
+  std::string Pools() const {
+    std::string pools = absl::StrCat(s_.kv_tokens / 3);
+    for (int rank = 1; rank < s_.ranks; ++rank) absl::StrAppend(&pools, ",", s_.kv_tokens);
+    return pools;
+  }
+
   void Start(int rank, bool joins) {
     std::vector<std::string> command = Command("out.jsonl");
-    command.insert(command.end(),
-                   {"--rendezvous", place_, "--cluster-key-file", *folder_ / "key", "--kv-tokens",
-                    absl::StrCat(s_.kv_tokens), "--dead-after", "1s", "--start-timeout", "30s",
-                    "--drain-wait", "5s", "--rank", absl::StrCat(rank)});
+    command.insert(command.end(), {"--rendezvous", place_, "--cluster-key-file", *folder_ / "key",
+                                   "--kv-tokens", Pools(), "--dead-after", "1s", "--start-timeout", "30s",
+                                   "--drain-wait", "5s", "--rank", absl::StrCat(rank)});
     if (joins) {
       command.push_back("--join");
     } else {
@@ -391,8 +402,10 @@ int main(int argc, char** argv) {
   app.add_option("--ranks", s.ranks)->check(CLI::Range(2, 16));
   app.add_option("--seconds", s.seconds, "for how long");
   app.add_option("--rate", s.rate, "requests per second");
-  app.add_option("--kv-tokens", s.kv_tokens, "of each rank");
+  app.add_option("--kv-tokens", s.kv_tokens,
+                 "of each rank; rank 0 has a third, so that others are homes and lend to each other");
   app.add_option("--long-tokens", s.long_tokens, "of every eighth prompt");
+  app.add_option("--long-output", s.long_output, "tokens that these generate at most");
   app.add_option("--bound", s.bound, "of log probabilities: 0.001 for fp32, 0.05 for bf16");
   app.add_option("--seed", s.seed, "of the disturbances and prompts");
   app.add_option("--actions", s.actions, "some of kill,stop,leave; with --hosts also cut,pair");

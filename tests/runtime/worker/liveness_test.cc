@@ -12,19 +12,28 @@ absl::Duration SilentAfter(Liveness& liveness, absl::Time from) {
   }
 }
 
-TEST(Liveness, RankZeroIsSilentAfterDeadAfterAndLaterBeforeItsFirstWord) {
+TEST(Liveness, WhoIsCutOffIsPatientAndABrokenConnectionIsJudgedSooner) {
   const absl::Time start = absl::UnixEpoch();
   Liveness joins(2, 3, absl::Milliseconds(100), absl::Seconds(1));
   joins.RankZeroSilent(start);
   joins.Start(start);
-  const absl::Duration first = SilentAfter(joins, start);
-  EXPECT_GT(first, absl::Seconds(9)) << "a process that joins has to be connected first";
-  EXPECT_LE(first, Liveness::kFirstWord + absl::Milliseconds(200));
-  Liveness works(2, 3, absl::Milliseconds(100), absl::Seconds(1));
-  works.RankZeroSilent(start);
-  works.Heard(1, start);
-  works.Heard(0, start);
-  EXPECT_LE(SilentAfter(works, start), absl::Seconds(1.2));
+  joins.Down(0, true, start);
+  EXPECT_GT(SilentAfter(joins, start), absl::Seconds(9)) << "it has to be connected first";
+  Liveness cut(2, 3, absl::Milliseconds(100), absl::Seconds(1));
+  cut.RankZeroSilent(start);
+  cut.Heard(1, start);
+  cut.Heard(0, start);
+  const absl::Duration patience = SilentAfter(cut, start);
+  EXPECT_GT(patience, absl::Seconds(9));
+  EXPECT_LT(patience, absl::Seconds(11));
+  Liveness broken(2, 3, absl::Milliseconds(100), absl::Seconds(1));
+  broken.RankZeroSilent(start);
+  broken.Heard(0, start);
+  broken.Down(0, true, start);
+  EXPECT_LE(SilentAfter(broken, start), absl::Seconds(1.2));
+  broken.Down(0, false, start + absl::Seconds(2));
+  broken.Heard(0, start + absl::Seconds(2));
+  EXPECT_FALSE(broken.RankZeroSilent(start + absl::Seconds(2.1)));
 }
 
 TEST(Liveness, ItsOwnSleepIsNotHeldAgainstRankZero) {
