@@ -123,7 +123,11 @@ char* FiberStacks(int count) {
     int count = 0;
     ~Pool() { Drop(); }
     void Drop() {
-      if (memory != nullptr) munmap(memory, FiberStackStride() * count);
+      if (memory == nullptr) return;
+#ifdef __SANITIZE_ADDRESS__
+      __asan_unpoison_memory_region(memory, FiberStackStride() * count);  // for whoever is mapped here next
+#endif
+      munmap(memory, FiberStackStride() * count);
       memory = nullptr;
     }
   };
