@@ -58,10 +58,11 @@
 // `drain_wait` is over; they go on elsewhere with the tokens delivered so far. When nothing runs, nothing is
 // lent and every repayment is confirmed, or when drain_wait is over, it says Left, once, and ends after
 // Leave, or without it after a second. What is still lent or borrowed then is treated as of a lost process.
-//   A worker that cannot reach a peer does not declare it dead. As debtor it treats its loans there as lost,
-// goes on repaying them until the peer answers or is lost, reports the peer as unreachable, and borrows
-// nothing from it until it is heard of again or `unreachable_for` is over: somebody must try. As creditor it
-// waits: the debtor repays when it can, or the members' list ends the loan.
+//   A worker that cannot reach a peer (the connection is broken, a query is not answered in time, or nothing
+// has been heard of it for twice dead_after) does not declare it dead. As debtor
+// it treats its loans there as lost, goes on repaying them until the peer answers or is lost, reports the
+// peer as unreachable, and borrows nothing from it until it is heard of again or `unreachable_for` is over:
+// somebody must try. As creditor it waits: the debtor repays when it can, or the members' list ends the loan.
 //   A worker whose connection to gManager breaks makes it again, and may find itself fenced. It ends when
 // gManager's process is gone, when the connection has been broken for dead_after, or after a silence of ten
 // times that: it may be the one that is cut off.

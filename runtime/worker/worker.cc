@@ -234,12 +234,16 @@ void Worker::ProgressLoop() {
     if (liveness_.RankZeroSilent(now)) {
       Part(absl::UnavailableError("rank 0 has been silent for too long (--dead-after)"));
     }
+    for (int peer : liveness_.TakeSilent(now)) {
+      client_->OnPeerDown(peer, absl::UnavailableError("it has been silent for too long (--dead-after)"));
+      step_inbox_.Put(peer, std::nullopt);
+    }
   }
   transport_->Close(kCloseDeadline);
 }
 
 void Worker::OnMessage(int from, Message message) {
-  liveness_.Heard(from, clock_->Now());
+  if (liveness_.Heard(from, clock_->Now())) client_->OnPeerUp(from);
   switch (message.channel) {
     case Channel::kQuery:
       service_->Enqueue(from, std::move(message));

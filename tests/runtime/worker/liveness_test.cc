@@ -36,6 +36,38 @@ TEST(Liveness, WhoIsCutOffIsPatientAndABrokenConnectionIsJudgedSooner) {
   EXPECT_FALSE(broken.RankZeroSilent(start + absl::Seconds(2.1)));
 }
 
+TEST(Liveness, APeerThatIsNotHeardAnyMoreIsToldOnceUntilItIsHeardAgain) {
+  const absl::Time start = absl::UnixEpoch();
+  Liveness liveness(1, 4, absl::Milliseconds(100), absl::Seconds(1));
+  liveness.RankZeroSilent(start);
+  EXPECT_FALSE(liveness.Heard(2, start));
+  const auto silent = [&](double seconds) {
+    const absl::Time now = start + absl::Seconds(seconds);
+    liveness.RankZeroSilent(now);
+    return liveness.TakeSilent(now);
+  };
+  for (double t = 0.4; t < 2; t += 0.4) EXPECT_TRUE(silent(t).empty()) << t;
+  silent(2.0);
+  EXPECT_EQ(silent(2.2), std::vector<int>{2}) << "rank 3 was never heard";
+  EXPECT_TRUE(silent(2.4).empty());
+  EXPECT_TRUE(liveness.Heard(2, start + absl::Seconds(2.5)));
+  EXPECT_FALSE(liveness.Heard(2, start + absl::Seconds(2.6)));
+  for (double t = 2.6; t < 4.5; t += 0.4) EXPECT_TRUE(silent(t).empty()) << t;
+  silent(4.5);
+  EXPECT_EQ(silent(4.7), std::vector<int>{2});
+}
+
+TEST(Liveness, EveryonePingsRankZeroAndTheOthersLessOften) {
+  Liveness liveness(1, 4, absl::Milliseconds(100), absl::Seconds(1));
+  int to_zero = 0, to_three = 0;
+  for (int i = 0; i < 100; ++i) {
+    for (int peer : liveness.PingsDue(absl::UnixEpoch() + i * absl::Milliseconds(100)))
+      to_zero += peer == 0, to_three += peer == 3;
+  }
+  EXPECT_EQ(to_zero, 100);
+  EXPECT_EQ(to_three, 20);
+}
+
 TEST(Liveness, ItsOwnSleepIsNotHeldAgainstRankZero) {
   const absl::Time start = absl::UnixEpoch();
   Liveness liveness(1, 2, absl::Milliseconds(100), absl::Seconds(1));
