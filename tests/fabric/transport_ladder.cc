@@ -143,11 +143,11 @@ void ManyThreadsSend(Peer& me) {
 void WakeEndsAPoll(Peer& me) {
   me.Barrier();
   me.StopPolling();
+  const absl::Time start = absl::Now();  // before the thread is there: Wake comes 30 ms after it or later
   std::thread waker([&me] {
     absl::SleepFor(absl::Milliseconds(30));
     me.transport().Wake();
   });
-  const absl::Time start = absl::Now();
   // Late barrier messages of others may end some Polls before Wake does.
   while (absl::Now() - start < absl::Milliseconds(30)) me.transport().Poll(me, absl::Seconds(20));
   waker.join();
