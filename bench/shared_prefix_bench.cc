@@ -15,8 +15,8 @@
 #include <random>
 
 #include "bench/bench_support.h"
+#include "bench/matrix_product.h"
 #include "distattn/step_attention.h"
-#include "kernels/matmul.h"
 
 namespace lombard::bench {
 namespace {
@@ -98,29 +98,16 @@ struct Rates {
   double bytes = 0, flops = 0;  // per second
 };
 
-// All threads read memory; a product of 64 rows, as those of a prefix are, with a matrix that fits the
-// caches.
+// All threads read memory; and multiply.
 Rates MeasureRates(const CpuContext& context, int rounds) {
   constexpr size_t kBytes = size_t{1} << 29;
-  constexpr int kRows = 256, kSide = 1024;
   const char* memory = MapBytes(kBytes);
   std::memset(const_cast<char*>(memory), 1, kBytes);
-  std::vector<uint16_t> w(kSide * kSide, BF16FromFloat(0.5f));
-  std::vector<float> x(kRows * kSide, 0.5f), y(x.size());
+  MatrixProduct product;
   std::vector<Case> cases;
   cases.push_back({"", kBytes, [&] { ReadAll<1>(*context.pool, memory, kBytes); }});
   cases.push_back({"", kBytes, [&] { ReadAll<4>(*context.pool, memory, kBytes); }});
-  cases.push_back({"", 2.0 * kRows * kSide * kSide, [&] {
-                     Matmul(context, {.x = x.data(),
-                                      .w = w.data(),
-                                      .w_dtype = DType::kBF16,
-                                      .y = y.data(),
-                                      .rows = kRows,
-                                      .n = kSide,
-                                      .k = kSide,
-                                      .x_stride = kSide,
-                                      .y_stride = kSide});
-                   }});
+  cases.push_back({"", product.operations(), [&] { product.Run(context); }});
   RunInterleaved(cases, rounds, Clock::kWall);
   return {std::max(Median(cases[0].rates), Median(cases[1].rates)),
           *std::max_element(cases[2].rates.begin(), cases[2].rates.end())};

@@ -15,8 +15,8 @@
 
 #include "base/check.h"
 #include "bench/bench_support.h"
+#include "bench/matrix_product.h"
 #include "kernels/elementwise.h"
-#include "kernels/matmul.h"
 #include "runtime/engine/cpu_machine.h"
 
 namespace lombard::bench {
@@ -86,11 +86,11 @@ int Run(const std::string& dir, const Options& options) {
   std::vector<float> logits;
 
   constexpr size_t kBytes = size_t{1} << 29;
-  constexpr int64_t kRows = 256, kSide = 1024, kElements = int64_t{1} << 16;
+  constexpr int64_t kElements = int64_t{1} << 16;
   char* memory = MapBytes(kBytes);
   std::memset(memory, 1, kBytes);
-  std::vector<uint16_t> w(kSide * kSide, BF16FromFloat(0.5f));
-  std::vector<float> x(kRows * kSide, 0.5f), y(x.size()), gate(2 * kElements, 0.3f), up(gate), silu(gate);
+  MatrixProduct product;
+  std::vector<float> gate(2 * kElements, 0.3f), up(gate), silu(gate);
   std::vector<Case> cases;
   cases.push_back({"step", 1, [&] { CHECK_OK(machine.Run(work).status()); }});
   cases.push_back({"weights", 1, [&] {
@@ -102,18 +102,8 @@ int Run(const std::string& dir, const Options& options) {
                          },
                          &logits));
                    }});
-  cases.push_back({"matrix", 20 * 2.0 * kRows * kSide * kSide, [&] {
-                     for (int i = 0; i < 20; ++i) {
-                       Matmul(context, {.x = x.data(),
-                                        .w = w.data(),
-                                        .w_dtype = DType::kBF16,
-                                        .y = y.data(),
-                                        .rows = kRows,
-                                        .n = kSide,
-                                        .k = kSide,
-                                        .x_stride = kSide,
-                                        .y_stride = kSide});
-                     }
+  cases.push_back({"matrix", 20 * product.operations(), [&] {
+                     for (int i = 0; i < 20; ++i) product.Run(context);
                    }});
   cases.push_back({"exp", 200.0 * 2 * kElements, [&] {
                      for (int i = 0; i < 200; ++i) {

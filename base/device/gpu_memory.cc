@@ -12,10 +12,6 @@
 namespace lombard {
 namespace {
 
-std::string Asked(int device, uint64_t bytes) {
-  return absl::StrCat(FormatBytes(bytes), " (", bytes, " B) on GPU ", device);
-}
-
 // Destructors cannot return a Status.
 void Report(const GpuError& error) {
   if (!error.ok()) std::fprintf(stderr, "%s\n", std::string(ToStatus(error).message()).c_str());
@@ -23,58 +19,34 @@ void Report(const GpuError& error) {
 
 }  // namespace
 
-absl::StatusOr<DeviceMemory> DeviceMemory::Create(int device, uint64_t bytes) {
-  DeviceMemory memory;
+template <GpuMemoryKind kKind>
+absl::StatusOr<GpuMemory<kKind>> GpuMemory<kKind>::Create(int device, uint64_t bytes) {
+  constexpr bool kPinned = kKind == GpuMemoryKind::kPinned;
+  GpuMemory memory;
   memory.device_ = device, memory.bytes_ = bytes;
   if (bytes == 0) return memory;
-  if (const GpuError error = device_api::Allocate(device, bytes, &memory.data_); !error.ok()) {
-    memory.data_ = nullptr;
-    std::string asked = Asked(device, bytes);
+  const auto allocate = kPinned ? device_api::AllocatePinned : device_api::Allocate;
+  const GpuError error = allocate(device, bytes, &memory.data_);
+  if (error.ok()) return memory;
+  memory.data_ = nullptr;
+  std::string asked =
+      absl::StrCat(kPinned ? "pinned, " : "", FormatBytes(bytes), " (", bytes, " B) on GPU ", device);
+  if (!kPinned) {
     if (const auto use = QueryGpuMemory(device); use.ok())
       absl::StrAppend(&asked, ", ", FormatBytes(use->free_bytes), " free");
-    return ToStatus(error, asked);
   }
-  return memory;
+  return ToStatus(error, asked);
 }
 
-DeviceMemory& DeviceMemory::operator=(DeviceMemory&& other) noexcept {
-  if (this == &other) return *this;
-  Reset();
-  data_ = std::exchange(other.data_, nullptr);
-  bytes_ = std::exchange(other.bytes_, 0);
-  device_ = other.device_;
-  return *this;
-}
-
-void DeviceMemory::Reset() {
-  if (data_ != nullptr) Report(device_api::Free(device_, data_));
+template <GpuMemoryKind kKind>
+void GpuMemory<kKind>::Reset() {
+  const auto free = kKind == GpuMemoryKind::kPinned ? device_api::FreePinned : device_api::Free;
+  if (data_ != nullptr) Report(free(device_, data_));
   data_ = nullptr, bytes_ = 0;
 }
 
-absl::StatusOr<PinnedMemory> PinnedMemory::Create(int device, uint64_t bytes) {
-  PinnedMemory memory;
-  memory.device_ = device, memory.bytes_ = bytes;
-  if (bytes == 0) return memory;
-  if (const GpuError error = device_api::AllocatePinned(device, bytes, &memory.data_); !error.ok()) {
-    memory.data_ = nullptr;
-    return ToStatus(error, absl::StrCat("pinned, ", Asked(device, bytes)));
-  }
-  return memory;
-}
-
-PinnedMemory& PinnedMemory::operator=(PinnedMemory&& other) noexcept {
-  if (this == &other) return *this;
-  Reset();
-  data_ = std::exchange(other.data_, nullptr);
-  bytes_ = std::exchange(other.bytes_, 0);
-  device_ = other.device_;
-  return *this;
-}
-
-void PinnedMemory::Reset() {
-  if (data_ != nullptr) Report(device_api::FreePinned(device_, data_));
-  data_ = nullptr, bytes_ = 0;
-}
+template class GpuMemory<GpuMemoryKind::kDevice>;
+template class GpuMemory<GpuMemoryKind::kPinned>;
 
 absl::StatusOr<GpuMemoryUse> QueryGpuMemory(int device) {
   GpuMemoryUse use;

@@ -34,6 +34,7 @@
 #include "absl/time/clock.h"
 #include "base/check.h"
 #include "tests/support/child_process.h"
+#include "tests/support/free_port.h"
 #include "tests/support/temp_dir.h"
 
 namespace lombard {

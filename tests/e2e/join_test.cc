@@ -14,6 +14,7 @@
 #include "fabric/messages/protocol.h"
 #include "tests/e2e/generate_run.h"
 #include "tests/support/child_process.h"
+#include "tests/support/free_port.h"
 #include "tests/support/temp_dir.h"
 
 namespace lombard {

@@ -259,47 +259,27 @@ LOMBARD_EMULATED_REDUCE(__reduce_or_sync, unsigned, FoldOr)
 #undef LOMBARD_EMULATED_REDUCE
 
 // Atomics: a thread gives way at barriers and warp instructions alone, so plain code is atomic.
-template <class T>
-T atomicAdd(T* p, std::type_identity_t<T> value) {
+template <class T, class F>
+T LombardAtomic(T* p, F next) {
   const T old = *p;
-  *p = old + value;
+  *p = next(old);
   return old;
 }
-template <class T>
-T atomicSub(T* p, std::type_identity_t<T> value) {
-  const T old = *p;
-  *p = old - value;
-  return old;
-}
-template <class T>
-T atomicMin(T* p, std::type_identity_t<T> value) {
-  const T old = *p;
-  *p = value < old ? value : old;
-  return old;
-}
-template <class T>
-T atomicMax(T* p, std::type_identity_t<T> value) {
-  const T old = *p;
-  *p = old < value ? value : old;
-  return old;
-}
-template <class T>
-T atomicExch(T* p, std::type_identity_t<T> value) {
-  const T old = *p;
-  *p = value;
-  return old;
-}
+#define LOMBARD_EMULATED_ATOMIC(name, next)                         \
+  template <class T>                                                \
+  T name(T* p, std::type_identity_t<T> value) {                     \
+    return LombardAtomic(p, [&](const T& old) { return T(next); }); \
+  }
+LOMBARD_EMULATED_ATOMIC(atomicAdd, old + value)
+LOMBARD_EMULATED_ATOMIC(atomicSub, old - value)
+LOMBARD_EMULATED_ATOMIC(atomicMin, value < old ? value : old)
+LOMBARD_EMULATED_ATOMIC(atomicMax, old < value ? value : old)
+LOMBARD_EMULATED_ATOMIC(atomicExch, (static_cast<void>(old), value))
+LOMBARD_EMULATED_ATOMIC(atomicOr, old | value)
+#undef LOMBARD_EMULATED_ATOMIC
 template <class T>
 T atomicCAS(T* p, std::type_identity_t<T> compare, std::type_identity_t<T> value) {
-  const T old = *p;
-  if (old == compare) *p = value;
-  return old;
-}
-template <class T>
-T atomicOr(T* p, std::type_identity_t<T> value) {
-  const T old = *p;
-  *p = old | value;
-  return old;
+  return LombardAtomic(p, [&](const T& old) { return old == compare ? value : old; });
 }
 template <class T>
 T __ldg(const T* p) {

@@ -2,8 +2,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <map>
@@ -15,25 +13,13 @@
 #include "fabric/make_transport.h"
 #include "fabric/tcp_frames.h"
 #include "tests/fabric/transport_ladder.h"
+#include "tests/support/free_port.h"
 
 namespace lombard {
 namespace {
 
 using testing::AllOf;
 using testing::HasSubstr;
-
-// A port that is free now.
-int FreePort() {
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t length = sizeof(address);
-  EXPECT_EQ(bind(fd, reinterpret_cast<sockaddr*>(&address), length), 0);
-  getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length);
-  close(fd);
-  return ntohs(address.sin_port);
-}
 
 BootstrapOptions Options(int rank, int size, int port, absl::Duration deadline = absl::Seconds(20)) {
   return {.rank = rank,

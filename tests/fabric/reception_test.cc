@@ -13,7 +13,7 @@
 #include "absl/time/clock.h"
 #include "fabric/bootstrap.h"
 #include "fabric/join_desk.h"
-#include "tests/support/child_process.h"
+#include "tests/support/free_port.h"
 #include "tests/support/fuzz.h"
 #include "tests/support/temp_dir.h"
 

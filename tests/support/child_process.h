@@ -31,6 +31,4 @@ class ChildProcess {
   std::optional<int> code_;
 };
 
-int FreePort();  // of 127.0.0.1, free now
-
 }  // namespace lombard

@@ -1,0 +1,7 @@
+#pragma once
+
+namespace lombard {
+
+int FreePort();  // of 127.0.0.1, free now
+
+}  // namespace lombard
