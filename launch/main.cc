@@ -51,7 +51,7 @@ int Run(const GenerateOptions& options) {
   const RunOutcome outcome = RunGenerate(options, LOMBARD_VERSION);
   const int code = Conclude(outcome.status, outcome.speaks);
   if (outcome.must_exit_hard) {
-    RecordExit(code);
+    if (outcome.launched) RecordExit(code);
     _exit(code);  // finalizing MPI towards dead ranks hangs
   }
   return code;

@@ -190,7 +190,7 @@ absl::Status RunRank(Bootstrap& bootstrap, RankRun* run) {
   run->termination->reset();
   run->someone_lost = worker->lost_someone();
   run->parted = worker->parted();
-  if (place.rank == 0 && batch.ok()) RecordLostRanks(job.lost_ranks());
+  if (place.rank == 0 && batch.ok()) RecordLostRanks(job.ever_lost_ranks());
   if (run->parted) left = Annotate(left, absl::StrCat("rank ", place.rank));
   return batch.ok() ? left : batch;
 }
@@ -221,7 +221,9 @@ RunOutcome RunGenerate(const GenerateOptions& options, const std::string& versio
   }
   if (options.worker.join) {
     // Others go on whatever becomes of this process, so nothing is to be finished.
-    return {.status = RunJoiner(options.worker, version, where, &termination), .must_exit_hard = true};
+    return {.status = RunJoiner(options.worker, version, where, &termination),
+            .must_exit_hard = true,
+            .launched = false};
   }
   // What the launcher says is for the door too.
   if (const auto choice = ChooseLauncher(where, [](const char* name) -> const char* { return getenv(name); });

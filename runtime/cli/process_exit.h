@@ -18,7 +18,8 @@ bool SpeaksForAll();
 // act. Failures are silent: a missing file counts as a failed rank.
 void RecordExit(int code);
 
-// Names in $LOMBARD_RUN_DIR/lost, one a line, the ranks that were lost while the others did the whole job.
+// Names in $LOMBARD_RUN_DIR/lost, one a line, the ranks that were lost while the others, or who came in their
+// place, did the whole job.
 void RecordLostRanks(const std::vector<int>& ranks);
 
 }  // namespace lombard

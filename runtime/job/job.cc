@@ -152,6 +152,15 @@ std::vector<int> Job::lost_ranks() const {
   return lost;
 }
 
+std::vector<int> Job::ever_lost_ranks() const {
+  std::lock_guard lock(mutex_);
+  std::vector<int> lost;
+  for (int rank = 0; rank < ranks_; ++rank) {
+    if (states_[rank].ever_lost) lost.push_back(rank);
+  }
+  return lost;
+}
+
 Dispatcher::Counters Job::dispatch_counters() const {
   std::lock_guard lock(mutex_);
   return dispatcher_.counters();
@@ -253,7 +262,10 @@ void Job::OnMembers(const std::vector<Membership::Member>& members) {
   for (int rank = 0; rank < ranks_; ++rank) {
     const Membership::Member& member = members[rank];
     Rank& known = states_[rank];
-    if (member.state == State::kLost && known.state != State::kLost) last_loss_s_ = Seconds();
+    if (member.state == State::kLost && known.state != State::kLost) {
+      last_loss_s_ = Seconds();
+      known.ever_lost = true;
+    }
     if (!member.belongs()) progress_.kv_used[rank] = progress_.kv_lent[rank] = 0;
     const bool comes = member.granted && member.state == State::kAlive && known.process != member.process;
     if (comes) {

@@ -92,6 +92,7 @@ class Job final : public FrontDoor {
   // processes that reported; those of lost ranks have their capacity and nothing else.
   absl::StatusOr<std::vector<messages::WorkerReport>> End(absl::Duration deadline);
   std::vector<int> lost_ranks() const;  // lost, and nobody came in their place
+  std::vector<int> ever_lost_ranks() const;
   uint32_t joined_count() const {
     std::lock_guard lock(mutex_);
     return joined_;
@@ -145,6 +146,7 @@ class Job final : public FrontDoor {
     Membership::State state = Membership::State::kVacant;
     uint64_t process = 0;
     bool reported = false;                         // this process
+    bool ever_lost = false;                        // some process of the rank
     std::optional<messages::WorkerReport> report;  // of all processes so far
   };
   std::vector<Rank> states_;
