@@ -94,6 +94,8 @@ bool GManager::Admit(int from, uint64_t incarnation, uint64_t process, absl::Tim
 
 void GManager::ConnectionLost(int peer, absl::Time now) {
   if (peer < 0 || peer >= options_.instances) return;
+  // The connection of the process that was there before; who joins is judged by join_wait.
+  if (membership_.members()[static_cast<size_t>(peer)].state == Membership::State::kJoining) return;
   membership_.Lose(InstanceId(peer));
   FollowMembership(now);
 }

@@ -98,7 +98,7 @@ void Membership::Leave(InstanceId instance) {
 
 void Membership::Lose(InstanceId instance) {
   Member& member = members_[Value(instance)];
-  if (!member.belongs() && member.state != State::kJoining) return;
+  if (!member.belongs() && member.state != State::kJoining && member.state != State::kExpected) return;
   lost_count_ += member.belongs();
   member.state = State::kLost;
   ++number_;

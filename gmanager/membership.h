@@ -56,7 +56,7 @@ class Membership {
                              absl::Time now);
   void Drain(InstanceId instance);  // nothing happens to who is not alive
   void Leave(InstanceId instance);  // the same
-  void Lose(InstanceId instance);   // nothing happens to who does not belong
+  void Lose(InstanceId instance);   // nothing happens to who neither belongs nor is awaited
   // Loses everyone who has been silent for too long. Silence of this process itself (it was stopped, or its
   // machine slept) is not held against the others: a gap between two calls starts their time anew.
   void Tick(absl::Time now);

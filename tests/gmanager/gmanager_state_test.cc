@@ -215,6 +215,19 @@ TEST_F(GManagerTest, WhoWasLostComesBackAsANewIncarnationOnly) {
   EXPECT_EQ(ack.view().members(0).incarnation(), 2);
 }
 
+TEST_F(GManagerTest, TheBrokenConnectionOfTheProcessBeforeIsNotHeldAgainstWhoJoins) {
+  Ack(1, Beat(1, 1));
+  manager_.ConnectionLost(1, now_);
+  const auto grant = manager_.Join(InstanceId{1}, 70, 2850, now_);
+  ASSERT_TRUE(grant.ok()) << grant.status();
+  manager_.ConnectionLost(1, now_);
+  ControlMessage ping;
+  ping.set_incarnation(Value(grant->incarnation));
+  ping.mutable_ping()->set_process(70);
+  for (const Outgoing& out : Send(1, ping)) EXPECT_FALSE(out.message.has_fenced());
+  EXPECT_TRUE(manager_.membership().IsAlive(InstanceId{1}, grant->incarnation));
+}
+
 TEST_F(GManagerTest, ARestartedProcessThatTakesItsOldNumberIsFencedAndTheOldOneLost) {
   Ack(1, Beat(1, 1));
   ControlMessage restarted;

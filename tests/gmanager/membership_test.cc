@@ -48,6 +48,15 @@ TEST_F(MembershipTest, AVacantPlaceIsNobodysUntilItIsGranted) {
   EXPECT_EQ(members_.members()[2].kv_blocks, 10u);
 }
 
+TEST_F(MembershipTest, WhoIsAwaitedAndBreaksBeforeItsFirstPingIsLost) {
+  members_.Lose(kTwo);
+  EXPECT_EQ(StateOf(kTwo), State::kVacant) << "nobody awaited it";
+  const uint64_t number = members_.number();
+  members_.Lose(kOne);
+  EXPECT_EQ(StateOf(kOne), State::kLost);
+  EXPECT_EQ(members_.number(), number + 1);
+}
+
 TEST_F(MembershipTest, WhoWasLetInAndDoesNotComeLosesThePlaceAndItsNumberIsNotUsedAgain) {
   ASSERT_TRUE(members_.Join(kTwo, 77, 10, At(0)).ok());
   members_.Tick(At(0));
