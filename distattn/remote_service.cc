@@ -68,27 +68,26 @@ void RemoteService::OwnBegins() {
 }
 
 void RemoteService::OwnWaits(bool waits) {
-  {
-    std::lock_guard lock(mutex_);
-    budget_.OwnWaits(waits);
-  }
-  if (waits) arrived_.notify_one();
+  std::lock_guard lock(mutex_);
+  budget_.OwnWaits(waits);
+  WakeLocked();
 }
 
 void RemoteService::OwnEnds(double cpu_seconds) {
-  {
-    std::lock_guard lock(mutex_);
-    budget_.OwnEnds(cpu_seconds, !queue_.empty() && NextLocked() == queue_.end());
-  }
-  arrived_.notify_one();
+  std::lock_guard lock(mutex_);
+  budget_.OwnEnds(cpu_seconds, !queue_.empty() && NextLocked() == queue_.end());
+  WakeLocked();
 }
 
 void RemoteService::OwnIdle() {
-  {
-    std::lock_guard lock(mutex_);
-    budget_.OwnIdle();
-  }
-  arrived_.notify_one();
+  std::lock_guard lock(mutex_);
+  budget_.OwnIdle();
+  WakeLocked();
+}
+
+// The own step calls this in every layer: nobody is woken for nothing.
+void RemoteService::WakeLocked() {
+  if (!queue_.empty() && NextLocked() != queue_.end()) arrived_.notify_one();
 }
 
 ServiceTotals RemoteService::totals() const {

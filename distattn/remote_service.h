@@ -68,6 +68,7 @@ class RemoteService {
 
  private:
   using Queue = std::deque<std::pair<int, Message>>;
+  void WakeLocked();
   Queue::iterator NextLocked();  // what may be served now; the end: nothing
   // The answer to a query; the error says why it is refused, `refused_item` for whose loan.
   absl::StatusOr<Message> Attend(int from, const Message& query, uint32_t* refused_item);
