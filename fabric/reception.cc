@@ -12,7 +12,7 @@ namespace {
 
 constexpr char kFormat[] = "lombard rendezvous 2";
 constexpr char kChallenge[] = "challenge";
-constexpr size_t kNonceMax = 256;
+constexpr size_t kNonceMax = 256, kNameMax = 256;  // what a stranger may make rank 0 print
 
 absl::Status WrongKey(absl::string_view of_guest, absl::string_view of_host, absl::string_view place) {
   return absl::PermissionDeniedError(absl::StrCat("cluster key ", of_guest, " is not that of the job at ",
@@ -51,7 +51,8 @@ Host::Step Host::Greet(absl::string_view frame) {
   const std::vector<std::string> lines = absl::StrSplit(frame, '\n');
   uint32_t protocol = 0;
   if (lines.size() != 7 || lines[0] != kFormat || (lines[1] != "start" && lines[1] != "join") ||
-      !absl::SimpleAtoi(lines[4], &protocol) || lines[6].size() > kNonceMax) {
+      !absl::SimpleAtoi(lines[4], &protocol) || lines[6].size() > kNonceMax || lines[2].size() > kNameMax ||
+      lines[3].size() > kNameMax || lines[5].size() > kNameMax) {
     return {.reply = {}, .done = true, .refusal = {}, .in = std::nullopt};
   }
   hello_.joins = lines[1] == "join";

@@ -221,8 +221,7 @@ absl::Status RunBatch(const GenerateOptions& options, const Tokenizer& tokenizer
     RETURN_IF_ERROR(files.output->Put(i, {.error = error}));
     ++answered;
   }
-  std::vector<size_t> order;
-  for (const size_t at : TreeOrder(prompts, options.worker.block_tokens)) order.push_back(at);
+  const std::vector<size_t> order = TreeOrder(prompts, options.worker.block_tokens);
   const auto submit = [&](size_t at) -> absl::Status {
     const size_t i = indices[at];
     const GenerateRequest& request = files.requests[i];

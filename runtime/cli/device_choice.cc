@@ -5,7 +5,7 @@
 namespace lombard {
 
 absl::StatusOr<DeviceChoice> ChooseDevice(const WorkerOptions& options, const ClusterConfig& cluster,
-                                          const RankPlace& place, const GpuSearch& found) {
+                                          const RankPlace& place, absl::FunctionRef<GpuSearch()> find_gpus) {
   DeviceWish wish = options.device.value_or(DeviceWish::kCpu);
   std::string who = "--device cuda";
   if (!options.device.has_value() && place.rank < cluster.instances.size()) {
@@ -13,6 +13,7 @@ absl::StatusOr<DeviceChoice> ChooseDevice(const WorkerOptions& options, const Cl
     who = absl::StrCat(options.cluster_file, ": instance ", place.rank, " wants device: cuda");
   }
   if (wish == DeviceWish::kCpu) return DeviceChoice{};
+  const GpuSearch found = find_gpus();
   const int count = static_cast<int>(found.gpus.size());
   if (count == 0) {
     if (wish == DeviceWish::kCuda) {

@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "base/device/gpu_info.h"
 #include "runtime/cli/job_setup.h"
@@ -18,9 +19,9 @@ struct DeviceChoice {
   std::string remark;      // worth a line on standard error; empty: nothing
 };
 
-// Ranks take the host's GPUs in turn, by local rank. kFailedPrecondition: a GPU was demanded and there is
-// none, with the reason.
+// Ranks take the host's GPUs in turn, by local rank. `find_gpus` is called, and a driver loaded, only where a
+// GPU is wished for. kFailedPrecondition: a GPU was demanded and there is none, with the reason.
 absl::StatusOr<DeviceChoice> ChooseDevice(const WorkerOptions& options, const ClusterConfig& cluster,
-                                          const RankPlace& place, const GpuSearch& found);
+                                          const RankPlace& place, absl::FunctionRef<GpuSearch()> find_gpus);
 
 }  // namespace lombard

@@ -19,7 +19,9 @@ Door::Door(JoinDesk::Options options, TcpListener listener, std::vector<messages
           [&] {
             options.host_keys = [this] {
               std::vector<std::string> keys;
-              for (const Place& place : places_) keys.push_back(place.host_key);
+              for (const Place& place : places_) {
+                if (place.taken) keys.push_back(place.host_key);
+              }
               return keys;
             };
             return options;
@@ -34,6 +36,11 @@ Door::Door(JoinDesk::Options options, TcpListener listener, std::vector<messages
 }
 
 bool Door::Turn(GManager* gmanager, absl::Time now) {
+  using State = Membership::State;
+  for (size_t i = 0; i < places_.size(); ++i) {
+    const State state = gmanager->membership().members()[i].state;
+    places_[i].taken = state != State::kVacant && state != State::kLost && state != State::kLeft;
+  }
   for (const JoinDesk::Request& request : desk_.Poll(absl::Now()))
     desk_.Answer(request.guest, Decide(request, gmanager, now));
   return desk_.has_guests();

@@ -25,6 +25,7 @@ class Door {
   struct Place {
     std::string host_key, address;
     uint64_t generation = 0;  // 0: nobody has been there
+    bool taken = true;        // by somebody who is there, or awaited
   };
   absl::StatusOr<std::string> Decide(const JoinDesk::Request& request, GManager* gmanager, absl::Time now);
 

@@ -2,9 +2,9 @@
 
 #include <unistd.h>
 
-#include <chrono>
 #include <memory>
 
+#include "absl/strings/escaping.h"
 #include "base/status.h"
 #include "fabric/bootstrap.h"
 #include "fabric/host_name.h"
@@ -211,7 +211,7 @@ RunOutcome RunGenerate(const GenerateOptions& options, const std::string& versio
       .protocol = kProtocolVersion,
       .on_refusal =
           [](const absl::Status& why) {
-            std::fprintf(stderr, "lombard: refused: %s\n", std::string(why.message()).c_str());
+            std::fprintf(stderr, "lombard: refused: %s\n", absl::CHexEscape(why.message()).c_str());
           },
       .stays_open = true};
   if (!options.worker.cluster_key_file.empty()) {

@@ -19,7 +19,7 @@ absl::StatusOr<Loaded> LoadModelAndTokenizer(const WorkerOptions& options) {
 
 absl::Status PlaceOnDevice(const WorkerOptions& options, const ClusterConfig& cluster, const RankPlace& place,
                            const Model& model, WorkerSettings* settings, uint64_t* kv_bytes) {
-  ASSIGN_OR_RETURN(DeviceChoice choice, ChooseDevice(options, cluster, place, FindGpus()));
+  ASSIGN_OR_RETURN(DeviceChoice choice, ChooseDevice(options, cluster, place, FindGpus));
   if (options.in_process > 0) choice.sharers = 1;  // one process
   if (!choice.remark.empty() && (place.rank == 0 || options.join))
     fprintf(stderr, "%s\n", choice.remark.c_str());

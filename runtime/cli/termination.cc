@@ -7,8 +7,6 @@
 namespace lombard {
 namespace {
 
-constexpr timespec kLook = {.tv_sec = 0, .tv_nsec = 100'000'000};  // for stop_
-
 sigset_t TerminationSignals() {
   sigset_t signals;
   sigemptyset(&signals);
@@ -26,6 +24,7 @@ Termination::Termination() {
 
 Termination::~Termination() {
   stop_.store(true);
+  pthread_kill(watcher_.native_handle(), SIGTERM);  // for the watcher alone
   watcher_.join();
 }
 
@@ -36,8 +35,9 @@ void Termination::set_handler(std::function<void()> handler) {
 
 void Termination::Watch() {
   const sigset_t signals = TerminationSignals();
-  while (!stop_.load()) {
-    if (sigtimedwait(&signals, nullptr, &kLook) != SIGTERM) continue;
+  while (true) {
+    if (sigwaitinfo(&signals, nullptr) != SIGTERM) continue;
+    if (stop_.load()) return;
     std::lock_guard lock(mutex_);
     if (handler_) {
       handler_();

@@ -25,7 +25,7 @@ TEST(ChooseDevice, RanksOfAHostTakeItsGpusInTurn) {
   const int expected_sharers[] = {3, 2};
   for (int local_rank = 0; local_rank < 5; ++local_rank) {
     const RankPlace place{.rank = 7, .size = 9, .local_rank = local_rank, .local_size = 5};
-    const auto choice = ChooseDevice(Wish(DeviceWish::kAuto), {}, place, Gpus(2));
+    const auto choice = ChooseDevice(Wish(DeviceWish::kAuto), {}, place, [] { return Gpus(2); });
     ASSERT_TRUE(choice.ok()) << choice.status();
     EXPECT_EQ(choice->gpu, 10 + local_rank % 2);
     EXPECT_EQ(choice->sharers, expected_sharers[local_rank % 2]);
@@ -34,21 +34,26 @@ TEST(ChooseDevice, RanksOfAHostTakeItsGpusInTurn) {
 }
 
 TEST(ChooseDevice, WhoAsksForNothingComputesOnTheCpu) {
-  const auto choice = ChooseDevice(Wish(std::nullopt), {}, {}, Gpus(2));
+  bool searched = false;
+  const auto choice = ChooseDevice(Wish(std::nullopt), {}, {}, [&] {
+    searched = true;
+    return Gpus(2);
+  });
   ASSERT_TRUE(choice.ok());
+  EXPECT_FALSE(searched);
   EXPECT_FALSE(choice->gpu.has_value());
   EXPECT_EQ(choice->remark, "");
 }
 
 TEST(ChooseDevice, WithoutAGpuAutoIsTheCpuAndSaysSo) {
-  const auto asked = ChooseDevice(Wish(DeviceWish::kAuto), {}, {}, Gpus(0));
+  const auto asked = ChooseDevice(Wish(DeviceWish::kAuto), {}, {}, [] { return Gpus(0); });
   ASSERT_TRUE(asked.ok());
   EXPECT_FALSE(asked->gpu.has_value());
   EXPECT_THAT(asked->remark, HasSubstr("no NVIDIA driver"));
 }
 
 TEST(ChooseDevice, WithoutAGpuCudaIsAnErrorWithTheReason) {
-  const absl::Status status = ChooseDevice(Wish(DeviceWish::kCuda), {}, {}, Gpus(0)).status();
+  const absl::Status status = ChooseDevice(Wish(DeviceWish::kCuda), {}, {}, [] { return Gpus(0); }).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()), HasSubstr("--device cuda, but no NVIDIA driver"));
   EXPECT_THAT(std::string(status.message()), HasSubstr("--device cpu"));
@@ -59,11 +64,13 @@ TEST(ChooseDevice, TheFlagWinsOverTheClusterFile) {
   cluster.instances.resize(2);
   cluster.instances[1].device = DeviceKind::kCuda;
   const RankPlace first{.rank = 0, .size = 2, .local_rank = 0, .local_size = 1}, second{.rank = 1, .size = 2};
-  EXPECT_FALSE(ChooseDevice(Wish(std::nullopt), cluster, first, Gpus(1))->gpu.has_value());
-  EXPECT_TRUE(ChooseDevice(Wish(std::nullopt), cluster, second, Gpus(1))->gpu.has_value());
-  EXPECT_TRUE(ChooseDevice(Wish(DeviceWish::kAuto), cluster, first, Gpus(1))->gpu.has_value());
-  EXPECT_FALSE(ChooseDevice(Wish(DeviceWish::kCpu), cluster, second, Gpus(1))->gpu.has_value());
-  const absl::Status none = ChooseDevice(Wish(std::nullopt), cluster, second, Gpus(0)).status();
+  EXPECT_FALSE(ChooseDevice(Wish(std::nullopt), cluster, first, [] { return Gpus(1); })->gpu.has_value());
+  EXPECT_TRUE(ChooseDevice(Wish(std::nullopt), cluster, second, [] { return Gpus(1); })->gpu.has_value());
+  EXPECT_TRUE(ChooseDevice(Wish(DeviceWish::kAuto), cluster, first, [] { return Gpus(1); })->gpu.has_value());
+  EXPECT_FALSE(
+      ChooseDevice(Wish(DeviceWish::kCpu), cluster, second, [] { return Gpus(1); })->gpu.has_value());
+  const absl::Status none =
+      ChooseDevice(Wish(std::nullopt), cluster, second, [] { return Gpus(0); }).status();
   EXPECT_THAT(std::string(none.message()), HasSubstr("instance 1 wants device: cuda"));
 }
 
