@@ -170,7 +170,9 @@ std::optional<Loan> LentLedger::Adopt(InstanceId debtor, uint64_t ticket, Reques
     known = by_ticket_.find({debtor, ticket});
   }
   const Entry& entry = entries_.at(known->second);
-  for (const std::optional<SlotContent>& content : entry.contents) blocks->push_back(content->block);
+  for (const std::optional<SlotContent>& content : entry.contents) {
+    if (content.has_value()) blocks->push_back(content->block);  // none: its ticket is of another loan
+  }
   return entry.slots->loan;
 }
 

@@ -45,6 +45,7 @@ void Engine::BringPrefixesHome(absl::Time now) {
   struct Readers {
     Sequence* longest = nullptr;  // that has most tokens to go
     bool comes = false;           // one of them fetches it
+    bool absent = false;          // from the cache here
   };
   std::map<uint64_t, Readers> readers;  // by the prefix's name
   for (const SequencePtr& running : running_) {
@@ -62,7 +63,8 @@ void Engine::BringPrefixesHome(absl::Time now) {
     const bool comes = std::any_of(s.returns.begin(), s.returns.end(),
                                    [&](const LoanReturn& back) { return back.loan == prefix.loan; });
     all.comes |= comes;
-    if (comes || ReadHere(s, now)) continue;
+    if (comes || (!all.absent && ReadHere(s, now))) continue;
+    all.absent = true;
     const auto to_go = [](const Sequence& r) { return r.tokens_max() - r.tokens.size(); };
     if (all.longest == nullptr || to_go(s) > to_go(*all.longest)) all.longest = &s;
   }

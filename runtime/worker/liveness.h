@@ -43,18 +43,19 @@ class Liveness {
     next_ping_ = now + ping_period_;
     const bool all = rank_ == 0 || pings_++ % kPeerPeriods == 0;
     for (int peer = 0; peer < size_; ++peer) {
-      if (all || peer == 0) due.push_back(peer);
+      if (peer == 0 || (all && (peer != rank_))) due.push_back(peer);
     }
     return due;
   }
   static constexpr uint64_t kPeerPeriods = 5;
-  // Peers that were heard once and have been silent since for twice dead_after; each once, until it is heard
-  // again.
+  // Peers that were heard once and have been silent since for twice dead_after, and two of their pings; each
+  // once, until it is heard again.
   std::vector<int> TakeSilent(absl::Time now) {
     std::vector<int> silent;
+    const absl::Duration patience = 2 * std::max(dead_after_, static_cast<int>(kPeerPeriods) * ping_period_);
     for (int peer = 0; peer < size_; ++peer) {
       Peer& p = peers_[static_cast<size_t>(peer)];
-      if (peer == rank_ || p.silent || !p.heard.has_value() || now - *p.heard <= 2 * dead_after_) continue;
+      if (peer == rank_ || p.silent || !p.heard.has_value() || now - *p.heard <= patience) continue;
       p.silent = true;
       silent.push_back(peer);
     }
@@ -77,8 +78,6 @@ class Liveness {
     return rank_ != 0 && now - since > (patient ? kPatience : 1) * dead_after_;
   }
   static constexpr int kPatience = 10;  // a guess
-  absl::Duration dead_after() const { return dead_after_; }
-
  private:
   struct Peer {
     std::optional<absl::Time> heard;

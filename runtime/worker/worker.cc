@@ -86,7 +86,7 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerSettings& set
                                                  .process = settings.process,
                                                  .kv_blocks = settings.kv_blocks,
                                                  .reserve = settings.reserve,
-                                                 .lent_max = settings.lent_max,
+                                                 .lent_max = settings.engine.lending ? settings.lent_max : 0,
                                                  .heartbeat_period = settings.heartbeat,
                                                  .lease = 3 * settings.reply_deadline,
                                                  .reply_deadline = settings.reply_deadline,
@@ -228,13 +228,16 @@ void Worker::ProgressLoop() {
   while (!leaving_.load()) {
     transport_->Poll(*this, std::min(kPollWait, settings_.heartbeat));
     const absl::Time now = clock_->Now();
-    messages::ControlMessage ping;
-    ping.mutable_ping()->set_process(settings_.process);
-    for (int peer : liveness_.PingsDue(now)) SendControl(peer, ping).IgnoreError();
     if (liveness_.RankZeroSilent(now)) {
       Part(absl::UnavailableError("rank 0 has been silent for too long (--dead-after)"));
     }
+    const std::vector<int> due = liveness_.PingsDue(now);
+    if (due.empty()) continue;
+    messages::ControlMessage ping;
+    ping.mutable_ping()->set_process(settings_.process);
+    for (int peer : due) SendControl(peer, ping).IgnoreError();
     for (int peer : liveness_.TakeSilent(now)) {
+      lost_someone_.store(true);
       client_->OnPeerDown(peer, absl::UnavailableError("it has been silent for too long (--dead-after)"));
       step_inbox_.Put(peer, std::nullopt);
     }
@@ -285,6 +288,8 @@ void Worker::HandleControl(int from, messages::ControlMessage message) {
       if (front_door_ != nullptr) front_door_->OnReport(from, message.report());
       return;
     case Body::kFailed:
+      if (const auto lost = lost_.find(from); lost != lost_.end() && message.incarnation() <= lost->second)
+        return;
       Fail(absl::UnavailableError(message.failed().reason()));
       return;
     case Body::kLeave:

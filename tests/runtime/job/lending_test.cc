@@ -140,6 +140,16 @@ TEST_F(LendingTest, ARequestLargerThanTheSumIsRefusedAtOnceWithBothNumbers) {
   EXPECT_TRUE(run.results[0].token_ids.empty());
 }
 
+TEST_F(LendingTest, WithoutLendingARequestLargerThanItsHomeIsRefusedAtOnceWithBothNumbers) {
+  WorkerSettings settings = TestSettings(*model_, {8, 16, 32, 8}, 16);
+  settings.engine.lending = false;
+  const std::vector<int32_t> prompt(goldens_[6].prompt.begin(), goldens_[6].prompt.begin() + 500);
+  const ClusterRun run = Run(settings, {{.prompt = prompt, .sampling = Greedy(40), .home = InstanceId{0}}});
+  EXPECT_EQ(run.results[0].error.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(run.results[0].error.message()),
+              testing::AllOf(testing::HasSubstr("540 tokens"), testing::HasSubstr("128 tokens")));
+}
+
 TEST_F(LendingTest, EightRequestsOfMostOfTheSumArrivingTogetherAllComplete) {
   std::vector<TestSequence> sequences;
   for (uint32_t i = 0; i < 8; ++i) {  // 60 % of 1024 tokens each, two per instance
