@@ -42,6 +42,22 @@ absl::StatusOr<uint64_t> ForRank(const std::vector<uint64_t>& values, int rank, 
   return values[rank];
 }
 
+// The first field in which two ranks of one job may not differ, with both values and the remedy.
+absl::Status CheckSameJob(const messages::Hello& theirs, const messages::Hello& rank_zero) {
+  const auto compare = [](absl::string_view field, const auto& a, const auto& b, absl::string_view remedy) {
+    if (a == b) return absl::OkStatus();
+    return absl::FailedPreconditionError(absl::StrCat(field, " ", a, ", rank 0 has ", b, ": ", remedy));
+  };
+  const absl::string_view same_model = "give --model the same files on all ranks";
+  RETURN_IF_ERROR(
+      compare("version", theirs.version(), rank_zero.version(), "use the same build on all ranks"));
+  RETURN_IF_ERROR(
+      compare("model fingerprint", theirs.model_fingerprint(), rank_zero.model_fingerprint(), same_model));
+  RETURN_IF_ERROR(compare("KV dtype", theirs.kv_dtype(), rank_zero.kv_dtype(), same_model));
+  return compare("block size", theirs.block_tokens(), rank_zero.block_tokens(),
+                 "give all ranks the same --block-tokens");
+}
+
 }  // namespace
 
 absl::StatusOr<ClusterConfig> ResolveCluster(const WorkerOptions& options, int size) {
@@ -137,44 +153,26 @@ absl::Status CheckHellos(const std::vector<messages::Hello>& hellos) {
                                                : absl::StrCat("rank ", rank, ": ", hellos[rank].error()));
     }
   }
-  const auto differs = [&](size_t rank, absl::string_view field, const auto& mine, const auto& theirs) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "rank ", rank, " on ", hellos[rank].host(), " has ", field, " ", theirs, ", rank 0 on ",
-        hellos[0].host(), " has ", mine, ": all ranks must run the same version, model and block size"));
-  };
   for (size_t rank = 1; rank < hellos.size(); ++rank) {
-    const messages::Hello &a = hellos[0], &b = hellos[rank];
-    if (a.version() != b.version()) return differs(rank, "version", a.version(), b.version());
-    if (a.model_fingerprint() != b.model_fingerprint()) {
-      return differs(rank, "model fingerprint", a.model_fingerprint(), b.model_fingerprint());
+    absl::Status same = CheckSameJob(hellos[rank], hellos[0]);
+    if (same.ok() && hellos[rank].size_max() != hellos[0].size_max()) {
+      same =
+          absl::FailedPreconditionError(absl::StrCat("--size-max ", hellos[rank].size_max(), ", rank 0 has ",
+                                                     hellos[0].size_max(), ": give all ranks the same"));
     }
-    if (a.block_tokens() != b.block_tokens())
-      return differs(rank, "block size", a.block_tokens(), b.block_tokens());
-    if (a.kv_dtype() != b.kv_dtype()) return differs(rank, "KV dtype", a.kv_dtype(), b.kv_dtype());
-    if (a.size_max() != b.size_max()) return differs(rank, "--size-max", a.size_max(), b.size_max());
+    if (!same.ok()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("rank ", rank, " on ", hellos[rank].host(), " has ", same.message()));
+    }
   }
   return absl::OkStatus();
 }
 
 absl::Status CheckJoiner(const messages::Hello& joiner, const messages::Hello& rank_zero) {
-  const auto differs = [](absl::string_view field, const auto& theirs, const auto& ours,
-                          absl::string_view remedy) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(field, " ", theirs, " is not that of the job, which is ", ours, ": ", remedy));
-  };
-  if (joiner.version() != rank_zero.version())
-    return differs("version", joiner.version(), rank_zero.version(), "use the same build on all ranks");
-  if (joiner.model_fingerprint() != rank_zero.model_fingerprint()) {
-    return differs("model fingerprint", joiner.model_fingerprint(), rank_zero.model_fingerprint(),
-                   "give --model the same files");
-  }
-  if (joiner.block_tokens() != rank_zero.block_tokens())
-    return differs("block size", joiner.block_tokens(), rank_zero.block_tokens(),
-                   "give the same --block-tokens");
-  if (joiner.kv_dtype() != rank_zero.kv_dtype())
-    return differs("KV dtype", joiner.kv_dtype(), rank_zero.kv_dtype(), "give --model the same files");
   if (joiner.kv_blocks() == 0) return absl::InvalidArgumentError("a worker without KV memory");
-  return absl::OkStatus();
+  const absl::Status same = CheckSameJob(joiner, rank_zero);
+  if (same.ok()) return same;
+  return absl::FailedPreconditionError(absl::StrCat("this worker has ", same.message()));
 }
 
 }  // namespace lombard

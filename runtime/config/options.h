@@ -8,6 +8,7 @@
 #include <variant>
 #include <vector>
 
+#include "absl/base/config.h"
 #include "absl/time/time.h"
 #include "runtime/config/cluster_file.h"
 
@@ -24,7 +25,7 @@ struct KvBudgetOptions {
 };
 
 // Instrumented code runs an order of magnitude slower.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(ABSL_HAVE_ADDRESS_SANITIZER) || defined(ABSL_HAVE_THREAD_SANITIZER)
 constexpr absl::Duration kDeadAfter = absl::Seconds(10);
 #else
 constexpr absl::Duration kDeadAfter = absl::Seconds(1);

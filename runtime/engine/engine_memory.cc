@@ -172,10 +172,7 @@ void Engine::HandleEvent(const RManager::Event& event, absl::Time now) {
       if (!rmanager_->borrowed().contains(loan.id)) continue;  // lost meanwhile
       if (loan.prefix) {
         s->table.AddLent(loan.id, loan.epoch, loan.creditor, loan.blocks);
-        const auto tokens = absl::MakeConstSpan(s->tokens).first(size_t{loan.blocks} * options_.block_tokens);
-        s->elsewhere = {.loan = loan.id,
-                        .name = HashFullBlocks(prefixes_->space(), s->request.cache_salt, tokens).back(),
-                        .blocks = loan.blocks};
+        s->elsewhere = {.loan = loan.id, .name = Names(*s, loan.blocks).back(), .blocks = loan.blocks};
       } else {
         s->table.AddLoan(loan.id, loan.epoch, loan.creditor, loan.blocks);
       }
