@@ -129,8 +129,8 @@ TEST(Join, AWorkerJoinsIsUsedAndLeaves) {
                                             HasSubstr(job.place), HasSubstr("--cluster-key-file")));
     ChildProcess& model = job.Start("wrong_model", {"--join"}, "tests/data/tiny-bf16");
     EXPECT_EQ(model.Wait(absl::Seconds(20)), 1);
-    EXPECT_THAT(job.Log("wrong_model"), AllOf(HasSubstr("model fingerprint "),
-                                              HasSubstr("rank 0 has"), HasSubstr("--model")));
+    EXPECT_THAT(job.Log("wrong_model"),
+                AllOf(HasSubstr("model fingerprint "), HasSubstr("rank 0 has"), HasSubstr("--model")));
     const auto key = ClusterKey::Load(job.folder / "key");
     ASSERT_TRUE(key.ok()) << key.status();
     const auto version =
