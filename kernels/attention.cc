@@ -105,7 +105,7 @@ int64_t TaskScratchFloats(const Item& item) {
   const int64_t rows = int64_t{std::min(item.rows_per_task, item.args->rows)} * item.group;
   const int64_t heads = item.heads_per_task;
   return heads * (rows * item.dp + 2 * States::Floats(rows, item.dp)) +
-         internal::AttendScratchFloats(item.dp, heads * rows);
+         internal::AttendScratchFloats(item.dp, heads, rows);
 }
 
 void RunTask(const KernelTable& kernels, const Item& item, const Task& task, float* split_states,
@@ -126,6 +126,7 @@ void RunTask(const KernelTable& kernels, const Item& item, const Task& task, flo
   part.end = item.end.data() + task.row_begin;
   part.rows = rows;
   part.group = item.group;
+  part.few = args.rows * item.group <= internal::kFewAttendRows;
   part.scale = args.scale;
   part.head_dim = layout.head_dim;
   part.dp = dp;

@@ -39,7 +39,8 @@ struct AttentionArgs {
 // rows are tiled (FlashAttention-2's loop order: queries outside, keys inside, running max and sum).
 // Allocates scratch per call. The split of a span depends on its length alone, never on the batch or on the
 // number of threads, and its parts are merged in order of position: the same row over the same span gives the
-// same bits in any batch.
+// same bits in any batch (bf16 KV with products of bf16 pairs: among items of at most six query rows per KV
+// head, and among those of more).
 void PartialAttention(const CpuContext& context, absl::Span<const AttentionArgs> items);
 
 // Appends rows to blocks: row r (k, v: [kv_heads, head_dim] fp32 each, rows k_stride elements apart) goes,

@@ -1,8 +1,9 @@
 // Partial attention over bf16 KV as blocked products of bf16 pairs (VDPBF16PS), whether one row or hundreds.
 //
 // Loop order: tiles of 64 keys outside; of a tile first the keys of all heads, in the order of memory, then
-// the values; query rows inside, six at a time. Keys and values are packed once, so that a broadcast pair of
-// the other operand meets 16 sums at a time, without sums across lanes:
+// the values; query rows inside, six at a time. With few rows keys and values are met as they lie: a key
+// meets a row's q, sixteen pairs at a time, and sums across lanes follow; what bounds that is reading. With
+// more rows they are packed once, so that a broadcast pair of the other operand meets 16 sums at a time:
 //   keys    [head_dim / 2][64 keys][2]   scores of 16 keys from one pair of q
 //   values  [64 / 2 keys][dp][2 keys]    16 elements of acc from the weights of two keys
 // What a row may not see gets weight 0; what no row sees is never read.
@@ -20,17 +21,20 @@
 namespace lombard::internal::isa_avx512_bf16 {
 namespace {
 
-constexpr int kAttendRows = 6;  // register tile: 6 rows x 4 vectors of sums
+constexpr int kAttendRows = kFewAttendRows;  // register tile: 6 rows x 4 vectors of sums
 constexpr int kKeyVectors = kTileTokens / 16;
 constexpr int kTilePairs = kTileTokens / 2;
 constexpr int kTileGroups = kTileTokens / 16;
-constexpr int kStepsAhead = 1;  // on Zen 5, 8 KiB ahead beat 16 KiB by 5 %
+constexpr int kHalvesAhead = 2;  // of a head; on Zen 5 better than 1, 3 and 4
 
 inline __m512 DotPairs(__m512 sums, __m512i a, __m512i b) {
   return _mm512_dpbf16_ps(sums, (__m512bh)a, (__m512bh)b);
 }
 inline __m512i Broadcast(const uint32_t* pair) { return _mm512_set1_epi32(static_cast<int>(*pair)); }
 inline __m512i LoadPairs(const void* p) { return _mm512_loadu_si512(p); }
+inline __attribute__((always_inline)) void Fetch(const void* p) {
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_NTA);
+}
 
 inline uint64_t BitsOfRange(int begin, int end) {  // [begin, end) of 64
   if (begin >= end) return 0;
@@ -78,35 +82,8 @@ inline const uint16_t* CopyGroup(const AttendPart& a, const void* const* blocks,
   return copy - 16 * a.dp;
 }
 
-// Groups of keys or values that are wanted soon, fetched a line or two at a time between other work: in one
-// burst they would fill the queues and hold up the loads behind them.
-class FetchAhead {
- public:
-  void Start(const uint16_t* const* groups, int64_t offset, int head_dim) {
-    groups_ = groups, offset_ = offset, bytes_ = 16 * head_dim * 2, group_ = 0, line_ = end_ = nullptr;
-  }
-  inline void Lines(int count) {
-    for (; count > 0; --count, line_ += 64) {
-      while (line_ == end_) {
-        if (group_ == kTileGroups || groups_ == nullptr) return;
-        const uint16_t* const group = groups_[group_++];
-        if (group == nullptr) continue;
-        line_ = reinterpret_cast<const char*>(group + offset_);
-        end_ = line_ + bytes_;
-      }
-      _mm_prefetch(line_, _MM_HINT_T0);
-    }
-  }
-
- private:
-  const uint16_t* const* groups_ = nullptr;
-  int64_t offset_ = 0;
-  int bytes_ = 0, group_ = kTileGroups;  // the bytes of a group are a multiple of 64
-  const char *line_ = nullptr, *end_ = nullptr;
-};
-
 // rows[i] lane j -> rows[j] lane i, of 16 x 16 pairs.
-inline void Transpose16(__m512i (&r)[16]) {
+inline __attribute__((always_inline)) void Transpose16(__m512i (&r)[16]) {
   __m512i t[16], u[16];
 #pragma GCC unroll 16
   for (int i = 0; i < 16; i += 2) {
@@ -133,13 +110,13 @@ inline void Transpose16(__m512i (&r)[16]) {
   }
 }
 
-// 16 keys `stride` apart.
-inline void PackKeys(const uint16_t* keys, int stride, int dp, uint32_t* packed, FetchAhead& ahead) {
+// A group of 16 keys, dp apart. `next`: a group that is wanted soon, fetched line by line beside this one, as
+// in one burst the fetches would hold up the loads behind them.
+inline void PackKeys(const uint16_t* keys, int dp, const uint16_t* next, uint32_t* packed) {
   for (int d = 0; d < dp; d += 32) {
     __m512i rows[16];
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) rows[i] = LoadPairs(keys + i * stride + d);
-    ahead.Lines(8);
+    for (int i = 0; i < 16; ++i) rows[i] = LoadPairs(keys + i * dp + d), Fetch(next + i * dp + d);
     Transpose16(rows);
     uint32_t* out = packed + d / 2 * kTileTokens;
 #pragma GCC unroll 16
@@ -147,16 +124,24 @@ inline void PackKeys(const uint16_t* keys, int stride, int dp, uint32_t* packed,
   }
 }
 
-// 16 values `stride` apart. Of each 32 elements first those that lie in the lower halves of a register's
+// Two values, dp apart, 32 elements as pairs: first those that lie in the lower halves of a register's
 // quarters; NaturalOrder turns them back.
-inline void PackValues(const uint16_t* values, int stride, int dp, uint32_t* packed, FetchAhead& ahead) {
-  for (int i = 0; i < 8; ++i, values += 2 * stride, packed += dp) {
+inline __attribute__((always_inline)) void LoadValuePair(const uint16_t* values, int dp, const uint16_t* next,
+                                                         __m512i* low, __m512i* high) {
+  const __m512i a = LoadPairs(values), b = LoadPairs(values + dp);
+  Fetch(next), Fetch(next + dp);
+  *low = _mm512_unpacklo_epi16(a, b);
+  *high = _mm512_unpackhi_epi16(a, b);
+}
+
+inline void PackValues(const uint16_t* values, int dp, const uint16_t* next, uint32_t* packed) {
+  for (int i = 0; i < 8; ++i, values += 2 * dp, next += 2 * dp, packed += dp) {
     for (int d = 0; d < dp; d += 32) {
-      const __m512i a = LoadPairs(values + d), b = LoadPairs(values + stride + d);
-      _mm512_storeu_si512(packed + d, _mm512_unpacklo_epi16(a, b));
-      _mm512_storeu_si512(packed + d + 16, _mm512_unpackhi_epi16(a, b));
+      __m512i low, high;
+      LoadValuePair(values + d, dp, next + d, &low, &high);
+      _mm512_storeu_si512(packed + d, low);
+      _mm512_storeu_si512(packed + d + 16, high);
     }
-    ahead.Lines(2);
   }
 }
 
@@ -171,8 +156,7 @@ inline void NaturalOrder(float* acc32, __m512 factor) {
 
 // scores[m][64] of M rows: q [M rows, dp / 2 pairs].
 template <int M>
-inline void ScoreTile(const uint32_t* q, int q_stride, const uint32_t* keys, int pairs, float* scores,
-                      FetchAhead& ahead) {
+inline void ScoreTile(const uint32_t* q, int q_stride, const uint32_t* keys, int pairs, float* scores) {
   __m512 sums[M][kKeyVectors];
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
@@ -180,7 +164,6 @@ inline void ScoreTile(const uint32_t* q, int q_stride, const uint32_t* keys, int
     for (int n = 0; n < kKeyVectors; ++n) sums[m][n] = _mm512_setzero_ps();
   }
   for (int i = 0; i < pairs; ++i) {
-    ahead.Lines(2);
     __m512i k[kKeyVectors];
 #pragma GCC unroll 8
     for (int n = 0; n < kKeyVectors; ++n) k[n] = LoadPairs(keys + i * kTileTokens + n * 16);
@@ -196,6 +179,58 @@ inline void ScoreTile(const uint32_t* q, int q_stride, const uint32_t* keys, int
 #pragma GCC unroll 8
     for (int n = 0; n < kKeyVectors; ++n) _mm512_storeu_ps(scores + m * kTileTokens + n * 16, sums[m][n]);
   }
+}
+
+inline __m512 Interleaved(__m512 a, __m512 b) {
+  return _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+}
+
+// Of four vectors, sums over each quarter: quarter i of the result holds those of quarters i.
+inline __attribute__((always_inline)) __m512 SumQuarters(const __m512 (&v)[4]) {
+  const __m512d a = (__m512d)Interleaved(v[0], v[1]), b = (__m512d)Interleaved(v[2], v[3]);
+  return _mm512_add_ps((__m512)_mm512_unpacklo_pd(a, b), (__m512)_mm512_unpackhi_pd(a, b));
+}
+// [a's quarters 0 + 1, 2 + 3, b's 0 + 1, 2 + 3]
+inline __attribute__((always_inline)) __m512 SumNeighbours(__m512 a, __m512 b) {
+  return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+}
+
+// scores[m][16] of M rows and a group of 16 keys as they lie: with few rows, sums across lanes cost less than
+// packing.
+template <int M>
+inline void ScoreGroup(const uint32_t* q, int q_stride, const uint16_t* keys, int dp, const uint16_t* next,
+                       float* scores) {
+  __m512 half[2][M];
+#pragma GCC unroll 2
+  for (int h = 0; h < 2; ++h) {
+    __m512 quads[2][M];
+#pragma GCC unroll 2
+    for (int f = 0; f < 2; ++f, keys += 4 * dp, next += 4 * dp) {
+      __m512 sums[M][4];
+#pragma GCC unroll 4
+      for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) sums[m][i] = _mm512_setzero_ps();
+      }
+      for (int d = 0; d < dp; d += 32) {
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+          const __m512i key = LoadPairs(keys + i * dp + d);
+          Fetch(next + i * dp + d);
+#pragma GCC unroll 4
+          for (int m = 0; m < M; ++m)
+            sums[m][i] = DotPairs(sums[m][i], key, LoadPairs(q + m * q_stride + d / 2));
+        }
+      }
+#pragma GCC unroll 4
+      for (int m = 0; m < M; ++m) quads[f][m] = SumQuarters(sums[m]);
+    }
+#pragma GCC unroll 4
+    for (int m = 0; m < M; ++m) half[h][m] = SumNeighbours(quads[0][m], quads[1][m]);
+  }
+#pragma GCC unroll 4
+  for (int m = 0; m < M; ++m)
+    _mm512_storeu_ps(scores + m * kTileTokens, SumNeighbours(half[0][m], half[1][m]));
 }
 
 // 2^f for |f| <= 1/2: relative error 2.7e-6, far below the rounding to bf16 that follows.
@@ -256,7 +291,7 @@ inline void Exponentiate(const float* scores, uint64_t seen, float to_u, uint32_
 // acc[m][16 N] += weights of the pairs [first, last) times values.
 template <int M, int N>
 inline void WeighTile(const uint32_t* weights, const uint32_t* values, int dp, int first, int last,
-                      float* acc, FetchAhead& ahead) {
+                      float* acc) {
   __m512 sums[M][N];
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
@@ -264,10 +299,38 @@ inline void WeighTile(const uint32_t* weights, const uint32_t* values, int dp, i
     for (int n = 0; n < N; ++n) sums[m][n] = _mm512_loadu_ps(acc + int64_t{m} * dp + n * 16);
   }
   for (int i = first; i < last; ++i) {
-    ahead.Lines(2);
     __m512i v[N];
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) v[n] = LoadPairs(values + i * dp + n * 16);
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) {
+      const __m512i pair = Broadcast(weights + m * kTilePairs + i);
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n) sums[m][n] = DotPairs(sums[m][n], pair, v[n]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) _mm512_storeu_ps(acc + int64_t{m} * dp + n * 16, sums[m][n]);
+  }
+}
+
+// The same from a group of 16 values as they lie, pairs [first, last) of its eight.
+template <int M, int N>
+inline void WeighGroup(const uint32_t* weights, const uint16_t* values, int dp, const uint16_t* next,
+                       int first, int last, float* acc) {
+  __m512 sums[M][N];
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) sums[m][n] = _mm512_loadu_ps(acc + int64_t{m} * dp + n * 16);
+  }
+  for (int i = first; i < last; ++i) {
+    __m512i v[N];
+#pragma GCC unroll 8
+    for (int n = 0; n < N; n += 2)
+      LoadValuePair(values + 2 * i * dp + n * 16, dp, next + 2 * i * dp + n * 16, &v[n], &v[n + 1]);
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
       const __m512i pair = Broadcast(weights + m * kTilePairs + i);
@@ -286,37 +349,32 @@ inline void WeighTile(const uint32_t* weights, const uint32_t* values, int dp, i
 struct AttendScratch {
   uint32_t* keys;     // [dp / 2, 64]
   uint32_t* values;   // [32, dp]
-  float* scores;      // [6, 64]
+  float* scores;      // [6, 64], with few rows [rows, 64]
   uint32_t* weights;  // [rows, 32]
   uint32_t* q;        // [rows, dp / 2]
   float* sums;        // [rows, 16]
   uint16_t* copy;     // [16, dp], 16 keys that do not lie as they should
 };
 
-// One tile: the keys of all heads, then their values, since a block holds its heads side by side. What is
-// fetched runs kStepsAhead heads before what is used, in the same order, into the next tile.
+// A tile, and the one behind it.
 struct TileWalk {
   const AttendPart& a;
   const AttendScratch& s;
   int tile = 0;
   const TileKeys *keys = nullptr, *next_keys = nullptr;
-  FetchAhead ahead = {};
 
-  inline void BeginStep(int step) {
-    ahead.Lines(kTileTokens);  // the rest of the step before
-    step += kStepsAhead;
-    const TileKeys& of = step < 2 * a.heads ? *keys : *next_keys;
-    step %= 2 * a.heads;
-    ahead.Start(of.seen == 0     ? nullptr
-                : step < a.heads ? of.k
-                                 : of.v,
-                step % a.heads * a.head_stride, a.head_dim);
+  // Group g of the keys or values of one head, sixteen whole rows.
+  const uint16_t* Group(bool values, int head, int g) const {
+    const uint16_t* const group = values ? keys->v[g] : keys->k[g];
+    if (group != nullptr) return group + head * a.head_stride;
+    return CopyGroup(a, values ? a.v_blocks : a.k_blocks, a.head_offset + head * a.head_stride, tile + 16 * g,
+                     keys->seen >> (16 * g), s.copy);
   }
-  const uint16_t* Group(const void* const* blocks, const uint16_t* const* groups, int g, int head) const {
-    const int64_t offset = head * a.head_stride;
-    return groups[g] != nullptr
-               ? groups[g] + offset
-               : CopyGroup(a, blocks, a.head_offset + offset, tile + 16 * g, keys->seen >> (16 * g), s.copy);
+  // What to fetch while something else is computed with.
+  const uint16_t* Ahead(bool next_tile, bool values, int head, int g) const {
+    const TileKeys& of = next_tile ? *next_keys : *keys;
+    const uint16_t* const group = of.seen == 0 ? nullptr : values ? of.v[g] : of.k[g];
+    return group != nullptr ? group + head * a.head_stride : s.copy;
   }
 };
 
@@ -336,49 +394,117 @@ inline void ForRowTiles(int rows, const Body& body) {
   }
 }
 
-// The keys of one head, and the weights of its rows.
-inline void ScoreHead(TileWalk& w, int head) {
+// Scores of M rows of one head from `first` on become weights.
+template <int M>
+inline void WeightsOfScores(const TileWalk& w, int head, int first, const float* scores) {
   const AttendPart& a = w.a;
-  const int q_rows = a.rows * a.group, half = a.dp / 2;
-  for (int g = 0; g < kTileGroups; ++g)
-    PackKeys(w.Group(a.k_blocks, w.keys->k, g, head), a.dp, a.dp, w.s.keys + 16 * g, w.ahead);
-  ForRowTiles(q_rows, [&]<int M>(int first) {
-    const int row = head * q_rows + first;
-    ScoreTile<M>(w.s.q + int64_t{row} * half, half, w.s.keys, (a.head_dim + 1) / 2, w.s.scores, w.ahead);
-    for (int i = 0; i < M; ++i) {
-      const uint64_t seen = SeenByRow(a, (first + i) / a.group, w.tile);
-      uint32_t* const weights = w.s.weights + int64_t{row + i} * kTilePairs;
-      if (seen == 0) {
-        for (int pair = 0; pair < kTilePairs; pair += 16)
-          _mm512_storeu_si512(weights + pair, _mm512_setzero_si512());
-        continue;
-      }
-      const int64_t at = head * a.state_stride + first + i;
-      Exponentiate(w.s.scores + i * kTileTokens, seen, a.scale * 0x1.715476p+0f, weights,
-                   a.acc + head * a.state_stride + int64_t{first + i} * a.dp, a.dp, a.max + at,
-                   w.s.sums + int64_t{row + i} * 16);
+  for (int i = first; i < first + M; ++i, scores += kTileTokens) {
+    const int row = head * a.rows * a.group + i;
+    const uint64_t seen = SeenByRow(a, i / a.group, w.tile);
+    uint32_t* const weights = w.s.weights + int64_t{row} * kTilePairs;
+    if (seen == 0) {
+      for (int pair = 0; pair < kTilePairs; pair += 16)
+        _mm512_storeu_si512(weights + pair, _mm512_setzero_si512());
+      continue;
     }
-  });
+    const int64_t at = head * a.state_stride + i;
+    Exponentiate(scores, seen, a.scale * 0x1.715476p+0f, weights,
+                 a.acc + head * a.state_stride + int64_t{i} * a.dp, a.dp, a.max + at,
+                 w.s.sums + int64_t{row} * 16);
+  }
 }
 
-// acc of one head += weights times values, those that some row of a register tile sees.
-inline void WeighHead(TileWalk& w, int head) {
+// The pairs of keys that some of M rows see.
+struct PairRange {
+  int first = 0, last = 0;
+};
+template <int M>
+inline PairRange SeenPairs(const TileWalk& w, int first) {
+  uint64_t any = 0;
+  for (int i = first; i < first + M; ++i) any |= SeenByRow(w.a, i / w.a.group, w.tile);
+  if (any == 0) return {};
+  return {__builtin_ctzll(any) / 2, (63 - __builtin_clzll(any)) / 2 + 1};
+}
+
+// Many rows: the keys (values) of one head are packed, for all of its rows.
+inline void PackedTile(const TileWalk& w) {
   const AttendPart& a = w.a;
   const int q_rows = a.rows * a.group, dp = a.dp;
-  for (int g = 0; g < kTileGroups; ++g)
-    PackValues(w.Group(a.v_blocks, w.keys->v, g, head), dp, dp, w.s.values + 8 * g * dp, w.ahead);
-  ForRowTiles(q_rows, [&]<int M>(int first) {
-    uint64_t any = 0;
-    for (int i = 0; i < M; ++i) any |= SeenByRow(a, (first + i) / a.group, w.tile);
-    if (any == 0) return;
-    const int first_pair = __builtin_ctzll(any) / 2, last_pair = (63 - __builtin_clzll(any)) / 2 + 1;
-    const uint32_t* weights = w.s.weights + int64_t{head * q_rows + first} * kTilePairs;
-    float* acc = a.acc + head * a.state_stride + int64_t{first} * dp;
-    int d = 0;
-    for (; d + 64 <= dp; d += 64)
-      WeighTile<M, 4>(weights, w.s.values + d, dp, first_pair, last_pair, acc + d, w.ahead);
-    if (d < dp) WeighTile<M, 2>(weights, w.s.values + d, dp, first_pair, last_pair, acc + d, w.ahead);
-  });
+  for (int head = 0; head < a.heads; ++head) {
+    const bool last = head + 1 == a.heads;
+    for (int g = 0; g < kTileGroups; ++g)
+      PackKeys(w.Group(false, head, g), dp, w.Ahead(false, last, last ? 0 : head + 1, g), w.s.keys + 16 * g);
+    ForRowTiles(q_rows, [&]<int M>(int first) {
+      ScoreTile<M>(w.s.q + int64_t{head * q_rows + first} * (dp / 2), dp / 2, w.s.keys, dp / 2, w.s.scores);
+      WeightsOfScores<M>(w, head, first, w.s.scores);
+    });
+  }
+  for (int head = 0; head < a.heads; ++head) {
+    const bool last = head + 1 == a.heads;
+    for (int g = 0; g < kTileGroups; ++g)
+      PackValues(w.Group(true, head, g), dp, w.Ahead(last, !last, last ? 0 : head + 1, g),
+                 w.s.values + 8 * g * dp);
+    ForRowTiles(q_rows, [&]<int M>(int first) {
+      const PairRange pairs = SeenPairs<M>(w, first);
+      const uint32_t* weights = w.s.weights + int64_t{head * q_rows + first} * kTilePairs;
+      float* const acc = a.acc + head * a.state_stride + int64_t{first} * dp;
+      for (int d = 0; d < dp;) {
+        if (d + 64 <= dp)
+          WeighTile<M, 4>(weights, w.s.values + d, dp, pairs.first, pairs.last, acc + d), d += 64;
+        else
+          WeighTile<M, 2>(weights, w.s.values + d, dp, pairs.first, pairs.last, acc + d), d += 32;
+      }
+    });
+  }
+}
+
+// Few rows: keys and values are met as they lie, in the order of memory: half a tile of all heads, then the
+// other half. What is fetched runs kHalvesAhead halves of a head ahead of that.
+inline void StreamedTile(const TileWalk& w) {
+  const AttendPart& a = w.a;
+  const int q_rows = a.rows * a.group, dp = a.dp, steps = 4 * a.heads;
+  for (int step = 0; step < steps; ++step) {
+    const bool values = step >= 2 * a.heads;
+    const int half = step / a.heads % 2, head = step % a.heads;
+    const int then = (step + kHalvesAhead) % steps;
+    const uint16_t* next[2];
+    for (int i = 0; i < 2; ++i) {
+      next[i] = w.Ahead(step + kHalvesAhead >= steps, then >= 2 * a.heads, then % a.heads,
+                        then / a.heads % 2 * 2 + i);
+    }
+    ForRowTiles(q_rows, [&]<int M>(int first) {
+      const int row = head * q_rows + first;
+      if (!values) {
+        float* const scores = w.s.scores + int64_t{row} * kTileTokens;
+        const uint32_t* q = w.s.q + int64_t{row} * (dp / 2);
+        for (int i = 0; i < 2; ++i) {
+          const int g = 2 * half + i;
+          const uint16_t* const keys = w.Group(false, head, g);
+          ScoreGroup<M <= 4 ? M : 3>(q, dp / 2, keys, dp, next[i], scores + 16 * g);
+          if constexpr (M > 4)
+            ScoreGroup<M - 3>(q + 3 * (dp / 2), dp / 2, keys, dp, next[i], scores + 3 * kTileTokens + 16 * g);
+        }
+        if (half == 1) WeightsOfScores<M>(w, head, first, scores);
+        return;
+      }
+      const PairRange pairs = SeenPairs<M>(w, first);
+      const uint32_t* const weights = w.s.weights + int64_t{row} * kTilePairs;
+      float* const acc = a.acc + head * a.state_stride + int64_t{first} * dp;
+      for (int i = 0; i < 2; ++i) {
+        const int g = 2 * half + i;
+        const int begin = pairs.first > 8 * g ? pairs.first - 8 * g : 0,
+                  end = pairs.last < 8 * g + 8 ? pairs.last - 8 * g : 8;
+        if (begin >= end) continue;
+        const uint16_t* const group = w.Group(true, head, g);
+        for (int d = 0; d < dp;) {
+          if (d + 64 <= dp)
+            WeighGroup<M, 4>(weights + 8 * g, group + d, dp, next[i] + d, begin, end, acc + d), d += 64;
+          else
+            WeighGroup<M, 2>(weights + 8 * g, group + d, dp, next[i] + d, begin, end, acc + d), d += 32;
+        }
+      }
+    });
+  }
 }
 
 // Of one head, from powers of two to exp(s - max), and acc to its natural order.
@@ -406,7 +532,7 @@ void Attend(const AttendPart& a) {
   s.keys = reinterpret_cast<uint32_t*>(a.scratch);
   s.values = s.keys + dp / 2 * kTileTokens;
   s.scores = reinterpret_cast<float*>(s.values + kTilePairs * dp);
-  s.weights = reinterpret_cast<uint32_t*>(s.scores + kAttendRows * kTileTokens);
+  s.weights = reinterpret_cast<uint32_t*>(s.scores + (a.few ? rows : kAttendRows) * kTileTokens);
   s.q = s.weights + int64_t{rows} * kTilePairs;
   s.sums = reinterpret_cast<float*>(s.q + int64_t{rows} * (dp / 2));
   s.copy = reinterpret_cast<uint16_t*>(s.sums + int64_t{rows} * 16);
@@ -428,8 +554,7 @@ void Attend(const AttendPart& a) {
     FindKeys(a, tile + kTileTokens, &tiles[now ^ 1]);
     if (tiles[now].seen == 0) continue;
     walk.tile = tile, walk.keys = &tiles[now], walk.next_keys = &tiles[now ^ 1];
-    for (int head = 0; head < a.heads; ++head) walk.BeginStep(head), ScoreHead(walk, head);
-    for (int head = 0; head < a.heads; ++head) walk.BeginStep(a.heads + head), WeighHead(walk, head);
+    a.few ? StreamedTile(walk) : PackedTile(walk);
   }
   for (int head = 0; head < a.heads; ++head) FinishHead(a, s, head);
 }

@@ -66,6 +66,8 @@ struct AttendPart {
                                // [part_begin, part_end)
   const int* end = nullptr;
   int rows = 0, group = 0;
+  // The whole item has at most kFewAttendRows query rows per KV head; its sums may be in another order.
+  bool few = false;
   int head_dim = 0, dp = 0;  // dp: head_dim rounded up to 32
   int block_tokens = 0;
   int64_t head_offset = 0;  // elements from the start of a block to the first KV head
@@ -78,14 +80,17 @@ struct AttendPart {
   float* acc = nullptr;  // [rows * group, dp]; the state of this part alone
   float* max = nullptr;
   float* sum = nullptr;
-  float* scratch = nullptr;  // AttendScratchFloats(dp, heads * rows * group) floats, 64-byte aligned
+  float* scratch = nullptr;  // AttendScratchFloats(dp, heads, rows * group) floats, 64-byte aligned
 };
 
-inline constexpr int kTileTokens = 64;  // keys whose scores are exponentiated at once
+inline constexpr int kFewAttendRows = 6;  // query rows per KV head of a decode step, mostly
+inline constexpr int kTileTokens = 64;    // keys whose scores are exponentiated at once
 inline constexpr int kScoreRows =
     12;  // query rows that meet a tile at once; a multiple of every register tile's rows
-constexpr int64_t AttendScratchFloats(int dp, int64_t q_rows) {
-  return kScoreRows * kTileTokens + int64_t{2} * kTileTokens * dp + q_rows * (dp / 2 + 16 + kTileTokens / 2);
+// Scores of up to kScoreRows rows of every head, a tile of keys and one of values, and what rows need.
+constexpr int64_t AttendScratchFloats(int dp, int64_t heads, int64_t q_rows_of_head) {
+  return heads * kScoreRows * kTileTokens + int64_t{2} * kTileTokens * dp +
+         heads * q_rows_of_head * (dp / 2 + 16 + kTileTokens / 2);
 }
 
 struct KernelTable {

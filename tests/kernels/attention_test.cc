@@ -230,16 +230,20 @@ TEST_P(AttentionTest, ARowsStateDoesNotDependOnItsBatch) {
                                                 MakeArgs(span, all, results[1])};
       PartialAttention(context(), items);
       EXPECT_EQ(results[0], Attend(serial(), span, windowed));
-      for (const int r : {0, 1, 30, 59}) {
-        Query one = all;
-        one.q.assign(all.q.begin() + r * 8 * head_dim, all.q.begin() + (r + 1) * 8 * head_dim);
-        one.positions = {all.positions[r]};
-        const Result alone = Attend(serial(), span, one);
-        const Result& batch = results[1];
-        EXPECT_EQ(alone.acc, std::vector<float>(batch.acc.begin() + r * 8 * head_dim,
-                                                batch.acc.begin() + (r + 1) * 8 * head_dim));
-        EXPECT_EQ(alone.max, std::vector<float>(batch.max.begin() + r * 8, batch.max.begin() + (r + 1) * 8));
-        EXPECT_EQ(alone.sum, std::vector<float>(batch.sum.begin() + r * 8, batch.sum.begin() + (r + 1) * 8));
+      // Few rows may be summed in another order than many: two of them here are eight per KV head.
+      const int count = GetParam() >= Isa::kAvx512Bf16 && dtype == DType::kBF16 ? 2 : 1;
+      for (const int r : {0, 1, 30, 58}) {
+        const auto part = [&](const auto& of_all, int per_row) {
+          return std::decay_t<decltype(of_all)>(of_all.begin() + r * per_row,
+                                                of_all.begin() + (r + count) * per_row);
+        };
+        Query some = all;
+        some.q = part(all.q, 8 * head_dim);
+        some.positions = part(all.positions, 1);
+        const Result alone = Attend(serial(), span, some);
+        EXPECT_EQ(alone.acc, part(results[1].acc, 8 * head_dim));
+        EXPECT_EQ(alone.max, part(results[1].max, 8));
+        EXPECT_EQ(alone.sum, part(results[1].sum, 8));
       }
     }
   }
