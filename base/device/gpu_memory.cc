@@ -1,6 +1,5 @@
 #include "base/device/gpu_memory.h"
 
-#include <cstdio>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -10,15 +9,6 @@
 #include "base/units.h"
 
 namespace lombard {
-namespace {
-
-// Destructors cannot return a Status.
-void Report(const GpuError& error) {
-  if (!error.ok()) std::fprintf(stderr, "%s\n", std::string(ToStatus(error).message()).c_str());
-}
-
-}  // namespace
-
 template <GpuMemoryKind kKind>
 absl::StatusOr<GpuMemory<kKind>> GpuMemory<kKind>::Create(int device, uint64_t bytes) {
   constexpr bool kPinned = kKind == GpuMemoryKind::kPinned;
@@ -41,7 +31,7 @@ absl::StatusOr<GpuMemory<kKind>> GpuMemory<kKind>::Create(int device, uint64_t b
 template <GpuMemoryKind kKind>
 void GpuMemory<kKind>::Reset() {
   const auto free = kKind == GpuMemoryKind::kPinned ? device_api::FreePinned : device_api::Free;
-  if (data_ != nullptr) Report(free(device_, data_));
+  if (data_ != nullptr) ReportGpuError(free(device_, data_));
   data_ = nullptr, bytes_ = 0;
 }
 

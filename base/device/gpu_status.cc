@@ -1,5 +1,7 @@
 #include "base/device/gpu_status.h"
 
+#include <cstdio>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/device/device_api.h"
@@ -38,6 +40,10 @@ absl::Status ToStatus(const GpuError& error, absl::string_view asked) {
   if (!asked.empty()) absl::StrAppend(&text, ", ", std::string(asked));
   absl::StrAppend(&text, ": ", device_api::ErrorText(error.code), " (CUDA error ", error.code, ")");
   return absl::Status(CodeOf(error.code), text);
+}
+
+void ReportGpuError(const GpuError& error) {
+  if (!error.ok()) std::fprintf(stderr, "%s\n", std::string(ToStatus(error).message()).c_str());
 }
 
 }  // namespace lombard

@@ -12,4 +12,7 @@ namespace lombard {
 // that ran earlier may show at any later call; after most of them the device is lost to this process.
 absl::Status ToStatus(const GpuError& error, absl::string_view asked = "");
 
+// A line on standard error, for destructors, which cannot return a Status. Nothing when there is no error.
+void ReportGpuError(const GpuError& error);
+
 }  // namespace lombard

@@ -1,6 +1,5 @@
 #include "base/device/gpu_stream.h"
 
-#include <cstdio>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -15,11 +14,6 @@ namespace {
 
 std::string OnGpu(int device) { return absl::StrCat("GPU ", device); }
 
-// Destructors cannot return a Status.
-void Report(const GpuError& error) {
-  if (!error.ok()) std::fprintf(stderr, "%s\n", std::string(ToStatus(error).message()).c_str());
-}
-
 }  // namespace
 
 absl::StatusOr<GpuEvent> GpuEvent::Create(int device, bool timing) {
@@ -30,7 +24,7 @@ absl::StatusOr<GpuEvent> GpuEvent::Create(int device, bool timing) {
 }
 
 GpuEvent::~GpuEvent() {
-  if (handle_ != nullptr) Report(device_api::DestroyEvent(device_, handle_));
+  if (handle_ != nullptr) ReportGpuError(device_api::DestroyEvent(device_, handle_));
 }
 
 GpuEvent& GpuEvent::operator=(GpuEvent&& other) noexcept {
@@ -65,8 +59,8 @@ absl::StatusOr<GpuStream> GpuStream::Create(int device, int priority) {
 
 GpuStream::~GpuStream() {
   if (ref_.handle == nullptr) return;
-  Report(device_api::Synchronize(ref_));
-  Report(device_api::DestroyStream(ref_));
+  ReportGpuError(device_api::Synchronize(ref_));
+  ReportGpuError(device_api::DestroyStream(ref_));
 }
 
 GpuStream& GpuStream::operator=(GpuStream&& other) noexcept {

@@ -16,20 +16,13 @@ absl::StatusOr<NcclLibrary> NcclLibrary::Load() {
 #define LOMBARD_LOAD(function) RETURN_IF_ERROR(library.Load("nccl" #function, &table.function))
   LOMBARD_LOAD(GetVersion);
   LOMBARD_LOAD(GetErrorString);
-  LOMBARD_LOAD(GetLastError);
   LOMBARD_LOAD(GetUniqueId);
   LOMBARD_LOAD(CommInitRankConfig);
-  LOMBARD_LOAD(CommFinalize);
-  LOMBARD_LOAD(CommDestroy);
   LOMBARD_LOAD(CommAbort);
   LOMBARD_LOAD(CommGetAsyncError);
-  LOMBARD_LOAD(GroupStart);
-  LOMBARD_LOAD(GroupEnd);
   LOMBARD_LOAD(Send);
   LOMBARD_LOAD(Recv);
   LOMBARD_LOAD(AllReduce);
-  LOMBARD_LOAD(AllGather);
-  LOMBARD_LOAD(Broadcast);
 #undef LOMBARD_LOAD
   return table;
 }

@@ -15,20 +15,13 @@ struct NcclLibrary {
 
   decltype(&::ncclGetVersion) GetVersion = nullptr;
   decltype(&::ncclGetErrorString) GetErrorString = nullptr;
-  decltype(&::ncclGetLastError) GetLastError = nullptr;
   decltype(&::ncclGetUniqueId) GetUniqueId = nullptr;
   decltype(&::ncclCommInitRankConfig) CommInitRankConfig = nullptr;
-  decltype(&::ncclCommFinalize) CommFinalize = nullptr;
-  decltype(&::ncclCommDestroy) CommDestroy = nullptr;
   decltype(&::ncclCommAbort) CommAbort = nullptr;
   decltype(&::ncclCommGetAsyncError) CommGetAsyncError = nullptr;
-  decltype(&::ncclGroupStart) GroupStart = nullptr;
-  decltype(&::ncclGroupEnd) GroupEnd = nullptr;
   decltype(&::ncclSend) Send = nullptr;
   decltype(&::ncclRecv) Recv = nullptr;
   decltype(&::ncclAllReduce) AllReduce = nullptr;
-  decltype(&::ncclAllGather) AllGather = nullptr;
-  decltype(&::ncclBroadcast) Broadcast = nullptr;
 
   // "ncclSend: unhandled system error (NCCL result 2)"; ncclInProgress is OK, a peer's end kUnavailable, else
   // kInternal.

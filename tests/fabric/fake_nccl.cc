@@ -154,7 +154,6 @@ NcclLibrary FakeNccl() {
            : result == ncclInvalidUsage ? "invalid usage"
                                         : "error";
   };
-  nccl.GetLastError = [](ncclComm_t) { return ""; };
   nccl.GetUniqueId = [](ncclUniqueId* id) {
     std::lock_guard lock(TheWorld().mutex);
     std::memset(id, 0, sizeof(*id));
