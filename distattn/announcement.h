@@ -7,7 +7,8 @@
 //                 submitted; the debtor replans, as for a refused Query (distattn/wire.h)
 //   then the way  the pair's communicator is not open, or the lane is taken: kBusy; the exchange goes over
 //                 Transport
-//   yes           the lane serves it; rows of requests that are dropped meanwhile are attended all the same
+//   yes           the lane serves it: the answer leaves, then all is submitted (fabric/collectives.h);
+//                 rows of requests that are dropped meanwhile are attended all the same
 //   the end       the caller finds that its stream has passed, or has closed the pair: Done
 #pragma once
 

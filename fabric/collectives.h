@@ -13,8 +13,10 @@
 //      or asks for one itself, says no at once. Nobody waits for another's exchange to end.
 //   2. Inside an exchange transfers are submitted in the order of (layer, query before state, creditor): the
 //      debtor those of all creditors, a creditor its own.
-//   3. Who says yes submits its whole part at once, waiting for nobody; the debtor submits its part when the
-//      last answer is in, or its time is over. A promise is kept: dropped rows travel too.
+//   3. Who says yes sends the answer, then submits its whole part at once; the debtor submits its part when
+//      the last answer is in, or its time is over. A promise is kept: dropped rows travel too. (In this
+//      order: NCCL connects two ranks with their first transfer in each direction, and accepts it only when
+//      the other end has submitted its own, so an answer that waited for that would never come.)
 //   4. A rank's exchange ends when the events behind its part have passed, or its communicators were aborted.
 //
 // Why nobody waits for ever: by 1 and 4 all transfers that wait at a rank are of one exchange. Of those of an

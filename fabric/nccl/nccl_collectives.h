@@ -15,8 +15,9 @@ struct NcclOptions {
   GpuPlace place;                                   // and where it is
   int ctas_max = 2;                                 // thread blocks of a communicator; a guess, not measured
   absl::Duration open_timeout = absl::Seconds(30);  // for the other end to come
-  absl::Duration call_timeout =
-      absl::Seconds(5);  // that one call may take to be accepted; the first connects
+  // That one call may take to be accepted. The first of a pair in each direction connects, and is accepted
+  // when the other end's comes: longer than a debtor waits for answers.
+  absl::Duration call_timeout = absl::Seconds(5);
 };
 
 // `library` and `clock` are copied and borrowed. Communicators are non-blocking: NCCL's calls return at once
