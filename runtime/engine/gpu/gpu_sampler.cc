@@ -35,12 +35,17 @@ bool GpuSampler::Describe(const RowSampling& from, GpuSampleRow* row) {
     row->uniform = UniformAt(params.seed, from.sample_index, from.prompt.size() + from.output.size());
     row->inverse_temperature = static_cast<float>(1 / params.temperature);
   }
-  std::map<int32_t, GpuLogitChange> changes;
+  // A prompt may be long, and this runs in every step: one look-up for each of its tokens.
+  const size_t begin = changes_.size();
+  place_of_id_.resize(vocabulary_, -1);
   const auto change = [&](int32_t id) -> GpuLogitChange& {
     CHECK(id >= 0 && id < vocabulary_) << id;
-    GpuLogitChange& found = changes[id];
-    found.id = id;
-    return found;
+    int32_t& place = place_of_id_[id];
+    if (place < 0) {
+      place = static_cast<int32_t>(changes_.size());
+      changes_.push_back({.id = id});
+    }
+    return changes_[place];
   };
   if (params.repetition_penalty != 1) {
     for (const int32_t id : from.prompt) change(id).repeated = 1;
@@ -61,10 +66,11 @@ bool GpuSampler::Describe(const RowSampling& from, GpuSampleRow* row) {
     take_out(params.stop_token_ids);
     if (!params.ignore_eos) take_out(eos_ids_);
   }
-  if (!changes.empty() && row->logprobs >= 0) return false;
-  for (const auto& [id, one] : changes) changes_.push_back(one);
+  for (size_t i = begin; i < changes_.size(); ++i) place_of_id_[changes_[i].id] = -1;
+  const bool on_host = changes_.size() > begin && row->logprobs >= 0;
+  if (on_host) changes_.resize(begin);
   row->change_end = static_cast<int32_t>(changes_.size());
-  return true;
+  return !on_host;
 }
 
 void GpuSampler::Begin(absl::Span<const RowSampling> rows, GpuTables* tables) {

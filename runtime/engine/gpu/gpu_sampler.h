@@ -43,6 +43,7 @@ class GpuSampler {
   std::vector<GpuSampleRow> rows_;
   std::vector<bool> on_host_;  // [rows]
   std::vector<GpuLogitChange> changes_;
+  std::vector<int32_t> place_of_id_;  // [vocabulary] in changes_, of the row that is described; else -1
   GpuTables::Place<GpuSampleRow> rows_place_;
   GpuTables::Place<GpuLogitChange> changes_place_;
   DeviceMemory tokens_;  // GpuSampledToken
