@@ -46,23 +46,28 @@ AttentionSchedule PlanAttention(const KvLayout& layout, int q_heads, absl::Span<
       schedule.state_rows += rows;
     }
   }
-  // Of one kernel the longest first, so that the last to end are short.
-  const auto keys = [](const AttentionWork& work) {
-    return std::clamp(work.position_max - work.first_position - work.first_key + 1, 0, work.key_count);
-  };
-  std::stable_sort(schedule.work.begin(), schedule.work.end(),
-                   [&](const AttentionWork& a, const AttentionWork& b) {
-                     return a.kernel != b.kernel ? a.kernel < b.kernel : keys(a) > keys(b);
-                   });
-  // By row; the order of items and parts stays.
-  std::stable_sort(merges.begin(), merges.end(),
-                   [](const auto& a, const auto& b) { return a.first < b.first; });
-  schedule.merge_begin.assign(step_rows + 1, 0);
-  for (const auto& [row, state] : merges) {
-    ++schedule.merge_begin[row + 1];
-    schedule.merge_states.push_back(state);
+  // Of one kernel the longest first, so that the last to end are short. This is the host's time before each
+  // step: numbers are sorted (kernel, keys less than the most there can be, place), not pieces.
+  std::vector<uint64_t> order;
+  order.reserve(schedule.work.size());
+  for (const AttentionWork& work : schedule.work) {
+    const int keys =
+        std::clamp(work.position_max - work.first_position - work.first_key + 1, 0, work.key_count);
+    order.push_back(static_cast<uint64_t>(work.kernel) << 62 | uint64_t(INT32_MAX - keys) << 31 |
+                    order.size());
   }
+  std::sort(order.begin(), order.end());
+  std::vector<AttentionWork> sorted;
+  sorted.reserve(order.size());
+  for (const uint64_t at : order) sorted.push_back(schedule.work[at & INT32_MAX]);
+  schedule.work = std::move(sorted);
+  // By row; the order of items and parts stays.
+  schedule.merge_begin.assign(step_rows + 1, 0);
+  for (const auto& [row, state] : merges) ++schedule.merge_begin[row + 1];
   for (int row = 0; row < step_rows; ++row) schedule.merge_begin[row + 1] += schedule.merge_begin[row];
+  std::vector<int32_t> next(schedule.merge_begin.begin(), schedule.merge_begin.end() - 1);
+  schedule.merge_states.resize(merges.size());
+  for (const auto& [row, state] : merges) schedule.merge_states[next[row]++] = state;
   return schedule;
 }
 

@@ -69,7 +69,7 @@ constexpr int AttentionRowsMax(AttentionKernel kernel, int group) {
 // of 132 processors; at least 128 keys, whose 64 KiB (head_dim 128) outweigh the 2 KiB of a group's states;
 // at most 1024, so that the last wave of pieces is short. Many columns: a part's states, written and read
 // again, cost as much time as some 200 keys' products (8 bytes at 4.5 TB/s, 4 operations at 500 TFLOP/s per
-// dimension), and memory: 4 parts, 8 and more of a span longer than 64 Ki keys.
+// dimension), and memory: at most 4 parts, and parts of 16 Ki keys where a span is longer than 64 Ki.
 constexpr int AttentionPartKeys(AttentionKernel kernel, int token_count) {
   const bool tiles = kernel == AttentionKernel::kTiles;
   const int parts = tiles ? 4 : 32, keys_max = tiles ? 16384 : 1024;
