@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/check.h"
 #include "base/status.h"
@@ -9,7 +10,7 @@
 namespace lombard {
 namespace {
 
-constexpr uint64_t kStagingBytes = 4 << 20;  // a guess: copies this long hide what starting one costs
+constexpr uint64_t kHalfBytes = 2 << 20;  // a guess: copies this long hide what starting one costs
 
 }  // namespace
 
@@ -27,47 +28,80 @@ absl::StatusOr<std::unique_ptr<GpuKvStorage>> GpuKvStorage::Create(int device, c
   const uint64_t bytes = static_cast<uint64_t>(BlockBytes(layout, layers)) * block_count;
   ASSIGN_OR_RETURN(DeviceMemory memory, created(DeviceMemory::Create(device, std::max<uint64_t>(bytes, 1))));
   const uint64_t pair = 2 * static_cast<uint64_t>(layout.block_bytes());
-  ASSIGN_OR_RETURN(PinnedMemory staging, PinnedMemory::Create(device, std::max(kStagingBytes, pair)));
+  std::vector<Half> halves;
+  for (int i = 0; i < 2; ++i) {
+    ASSIGN_OR_RETURN(PinnedMemory pinned, PinnedMemory::Create(device, std::max(kHalfBytes, pair)));
+    ASSIGN_OR_RETURN(GpuEvent passed, GpuEvent::Create(device));
+    halves.push_back({std::move(pinned), std::move(passed)});
+  }
   ASSIGN_OR_RETURN(GpuStream stream, GpuStream::Create(device));
-  return std::unique_ptr<GpuKvStorage>(new GpuKvStorage(layout, layers, block_count, std::move(memory),
-                                                        std::move(staging), std::move(stream)));
+  return std::unique_ptr<GpuKvStorage>(
+      new GpuKvStorage(layout, layers, block_count, std::move(memory), std::move(halves), std::move(stream)));
+}
+
+absl::Status GpuKvStorage::InTurns(absl::Span<const BlockId> blocks,
+                                   absl::FunctionRef<absl::Status(Half&, absl::Span<const BlockId>)> begin,
+                                   absl::FunctionRef<void(const Half&, size_t blocks)> end) const {
+  RETURN_IF_ERROR(failure_);
+  const size_t at_once = halves_[0].memory.bytes() / (2 * static_cast<size_t>(layout().block_bytes()));
+  size_t begun[2] = {};  // blocks in each half
+  absl::Status status;
+  for (int turn = 0; status.ok() && (!blocks.empty() || begun[0] + begun[1] > 0); turn = 1 - turn) {
+    Half& half = halves_[turn];
+    if (begun[turn] > 0) {
+      status = half.passed.Synchronize();
+      if (!status.ok()) break;
+      end(half, std::exchange(begun[turn], 0));
+    }
+    if (blocks.empty()) continue;
+    const absl::Span<const BlockId> some = blocks.subspan(0, at_once);
+    blocks.remove_prefix(some.size());
+    begun[turn] = some.size();
+    status = begin(half, some);
+    if (status.ok()) status = stream_.Record(half.passed);
+  }
+  if (!status.ok()) stream_.Synchronize().IgnoreError();  // the halves are used again
+  return status;
 }
 
 absl::Status GpuKvStorage::AppendTo(int layer, absl::Span<const BlockId> blocks, std::string* bytes) const {
   const size_t block_bytes = static_cast<size_t>(layout().block_bytes());
   std::lock_guard lock(mutex_);
-  RETURN_IF_ERROR(failure_);
   bytes->reserve(bytes->size() + 2 * block_bytes * blocks.size());
-  for (size_t first = 0; first < blocks.size(); first += BlocksAtOnce()) {
-    char* to = staging_.data<char>();
-    for (const BlockId block : blocks.subspan(first, BlocksAtOnce())) {
-      RETURN_IF_ERROR(stream_.Copy(to, k(layer, block), block_bytes));
-      RETURN_IF_ERROR(stream_.Copy(to + block_bytes, v(layer, block), block_bytes));
-      to += 2 * block_bytes;
-    }
-    RETURN_IF_ERROR(stream_.Synchronize());
-    bytes->append(staging_.data<char>(), to);
-  }
-  return absl::OkStatus();
+  return InTurns(
+      blocks,
+      [&](Half& half, absl::Span<const BlockId> some) {
+        char* to = half.memory.data<char>();
+        for (const BlockId block : some) {
+          RETURN_IF_ERROR(stream_.Copy(to, k(layer, block), block_bytes));
+          RETURN_IF_ERROR(stream_.Copy(to + block_bytes, v(layer, block), block_bytes));
+          to += 2 * block_bytes;
+        }
+        return absl::OkStatus();
+      },
+      [&](const Half& half, size_t count) {
+        bytes->append(half.memory.data<char>(), 2 * block_bytes * count);
+      });
 }
 
 absl::Status GpuKvStorage::Write(int layer, absl::Span<const BlockId> blocks, absl::string_view bytes) const {
   const size_t block_bytes = static_cast<size_t>(layout().block_bytes());
   CHECK_EQ(bytes.size(), 2 * block_bytes * blocks.size());
   std::lock_guard lock(mutex_);
-  RETURN_IF_ERROR(failure_);
-  for (size_t first = 0; first < blocks.size(); first += BlocksAtOnce()) {
-    const absl::Span<const BlockId> some = blocks.subspan(first, BlocksAtOnce());
-    std::memcpy(staging_.data(), bytes.data() + 2 * block_bytes * first, 2 * block_bytes * some.size());
-    const char* from = staging_.data<char>();
-    for (const BlockId block : some) {
-      RETURN_IF_ERROR(stream_.Copy(k(layer, block), from, block_bytes));
-      RETURN_IF_ERROR(stream_.Copy(v(layer, block), from + block_bytes, block_bytes));
-      from += 2 * block_bytes;
-    }
-    RETURN_IF_ERROR(stream_.Synchronize());
-  }
-  return absl::OkStatus();
+  return InTurns(
+      blocks,
+      [&](Half& half, absl::Span<const BlockId> some) {
+        const char* from = half.memory.data<char>();
+        std::memcpy(half.memory.data(), bytes.data(), 2 * block_bytes * some.size());
+        bytes.remove_prefix(2 * block_bytes * some.size());
+        for (const BlockId block : some) {
+          RETURN_IF_ERROR(stream_.Copy(k(layer, block), from, block_bytes));
+          RETURN_IF_ERROR(stream_.Copy(v(layer, block), from + block_bytes, block_bytes));
+          from += 2 * block_bytes;
+        }
+        return absl::OkStatus();
+      },
+      [](const Half&, size_t) {});
 }
 
 void GpuKvStorage::Poison(BlockId id) const {

@@ -1,15 +1,18 @@
 // KV blocks in a GPU's memory: per layer a slab for K and one for V, each [blocks, kv_heads, block_tokens,
 // head_dim].
 //
-// Kernels take the addresses. Bytes for other ranks pass through pinned memory on a stream of its own, and a
-// function returns when they are there: whoever reads a block after its step has ended, or writes one before
-// its step begins, needs no further order.
+// Kernels take the addresses. Bytes for other ranks pass through two halves of pinned memory in turns, on a
+// stream of their own, so that the host copies one while the other is on its way. A function returns when
+// they are there: whoever reads a block after its step's stream has passed it, or writes one before its step
+// begins, needs no further order.
 #pragma once
 
 #include <cstddef>
 #include <memory>
 #include <mutex>
+#include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "base/device/gpu_memory.h"
 #include "base/device/gpu_stream.h"
@@ -36,17 +39,25 @@ class GpuKvStorage final : public KvBytes {
   void Copy(BlockId from, BlockId to) const override;
 
  private:
+  struct Half {
+    PinnedMemory memory;
+    GpuEvent passed;  // by the copies of its last turn
+  };
   GpuKvStorage(const KvLayout& layout, int layers, uint32_t block_count, DeviceMemory memory,
-               PinnedMemory staging, GpuStream stream)
+               std::vector<Half> halves, GpuStream stream)
       : KvBytes(layout, layers, block_count),
         memory_(std::move(memory)),
-        staging_(std::move(staging)),
+        halves_(std::move(halves)),
         stream_(std::move(stream)) {}
-  size_t BlocksAtOnce() const { return staging_.bytes() / (2 * static_cast<size_t>(layout().block_bytes())); }
+  // Blocks through the halves, as many as one holds at a time: `begin` enqueues their copies, `end` comes
+  // when the stream has passed them.
+  absl::Status InTurns(absl::Span<const BlockId> blocks,
+                       absl::FunctionRef<absl::Status(Half&, absl::Span<const BlockId>)> begin,
+                       absl::FunctionRef<void(const Half&, size_t blocks)> end) const;
 
   const DeviceMemory memory_;
   mutable std::mutex mutex_;  // of what follows
-  const PinnedMemory staging_;
+  mutable std::vector<Half> halves_;
   mutable GpuStream stream_;
   mutable absl::Status failure_;
 };

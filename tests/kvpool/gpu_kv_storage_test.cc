@@ -39,10 +39,13 @@ TEST(GpuKvStorageTest, HoldsWhatHostMemoryWouldHold) {
     storage->Poison(some[2]);
   }
   for (int layer = 0; layer < kLayers; ++layer) {
-    std::vector<std::string> bytes(2, "before");
-    for (size_t i = 0; i < both.size(); ++i) ASSERT_TRUE(both[i]->AppendTo(layer, some, &bytes[i]).ok());
-    EXPECT_TRUE(bytes[0] == bytes[1]) << "layer " << layer;
-    EXPECT_EQ(bytes[0].size(), 6 + 2 * static_cast<size_t>(layout.block_bytes()) * some.size());
+    for (const size_t count : {0, 1, 2, 3, 4, 10}) {
+      const absl::Span<const BlockId> first = absl::MakeConstSpan(some).first(count);
+      std::vector<std::string> bytes(2, "before");
+      for (size_t i = 0; i < both.size(); ++i) ASSERT_TRUE(both[i]->AppendTo(layer, first, &bytes[i]).ok());
+      EXPECT_TRUE(bytes[0] == bytes[1]) << count << " blocks, layer " << layer;
+      EXPECT_EQ(bytes[0].size(), 6 + 2 * static_cast<size_t>(layout.block_bytes()) * count);
+    }
   }
 }
 
