@@ -54,17 +54,17 @@ GpuStepAttention::GpuStepAttention(const AttentionShape& shape, const GpuKvStora
 
 // In order of position for each row: what is shared lies before a sequence's own spans. Fills lent_, but for
 // the places of the states.
-std::vector<AttentionItem> GpuStepAttention::MakeItems(std::vector<int32_t>* block_table) {
+std::vector<AttentionItem> GpuStepAttention::MakeItems() {
   std::vector<AttentionItem> items;
   const auto rows_of = [](const SequenceRows& sequence, std::vector<int32_t>* rows) {
     for (int row = 0; row < sequence.rows; ++row) rows->push_back(sequence.first_row + row);
   };
   const auto local_item = [&](const LocalSpan& span) {
     AttentionItem& item =
-        items.emplace_back(AttentionItem{.first_block = static_cast<int32_t>(block_table->size()),
+        items.emplace_back(AttentionItem{.first_block = static_cast<int32_t>(block_ids_.size()),
                                          .token_count = span.token_count,
                                          .first_position = span.first_position});
-    for (const BlockId block : span.blocks) block_table->push_back(static_cast<int32_t>(Value(block)));
+    for (const BlockId block : span.blocks) block_ids_.push_back(static_cast<int32_t>(Value(block)));
     keys_read_ += span.token_count;
     return &item;
   };
@@ -98,59 +98,74 @@ std::vector<AttentionItem> GpuStepAttention::MakeItems(std::vector<int32_t>* blo
   return items;
 }
 
-absl::Status GpuStepAttention::Begin(uint64_t step, const AttentionPlan* plan, GpuTables* tables) {
-  step_ = step, plan_ = plan, tables_ = tables, rows_ = plan->rows();
+absl::Status GpuStepAttention::GrowStates(int64_t rows) {
+  if (rows <= state_rows_) return absl::OkStatus();
+  states_.Reset();
+  state_rows_ = 0, ++generation_;
+  const uint64_t row_bytes =
+      static_cast<uint64_t>(shape_.q_heads) * (storage_->layout().head_dim + 2) * sizeof(float);
+  absl::StatusOr<DeviceMemory> states =
+      DeviceMemory::Create(stream_->device(), static_cast<uint64_t>(rows) * row_bytes);
+  if (!states.ok()) return Annotate(states.status(), "states of partial attention");
+  states_ = *std::move(states);
+  state_rows_ = rows;
+  return absl::OkStatus();
+}
+
+absl::Status GpuStepAttention::Reserve(int rows, int sampled) {
+  return GrowStates(std::max<int64_t>(rows, int64_t{32} * sampled));
+}
+
+absl::Status GpuStepAttention::Begin(uint64_t step, const AttentionPlan* plan, int padded_rows) {
+  step_ = step, plan_ = plan;
   lent_.clear();
   lent_rows_ = 0, keys_read_ = 0;
   peers_failed_ = false;
   timing_ = {};
   timed_layer_ = storage_->layers() / 2;
-  std::vector<int32_t> block_table;
-  const std::vector<AttentionItem> items = MakeItems(&block_table);
-  std::vector<int32_t> positions(rows_), slots;
+  block_ids_.clear();
+  const std::vector<AttentionItem> items = MakeItems();
+  const bool padded = padded_rows > 0 && lent_.empty();
+  rows_ = padded ? padded_rows : plan->rows();
+  CHECK_GE(rows_, plan->rows());
+  row_positions_.assign(rows_, 0);
   for (const SequenceRows& sequence : plan->sequences) {
     for (int row = 0; row < sequence.rows; ++row)
-      positions[sequence.first_row + row] = sequence.first_position + row;
+      row_positions_[sequence.first_row + row] = sequence.first_position + row;
   }
-  schedule_ = PlanAttention(storage_->layout(), shape_.q_heads, positions, items);
+  schedule_ = PlanAttention(storage_->layout(), shape_.q_heads, row_positions_, items);
   size_t next = 0;
   for (size_t i = 0; i < items.size(); ++i) {
     if (items[i].remote) lent_[next++].first_state = schedule_.item_states[i];
   }
+  padded_shape_.reset();
+  if (padded) padded_shape_ = PadSchedule(rows_, &schedule_);
+  if (schedule_.state_rows > state_rows_)
+    RETURN_IF_ERROR(GrowStates(schedule_.state_rows + schedule_.state_rows / 4));
+  if (lent_.empty()) return absl::OkStatus();
+  CHECK(client_ != nullptr);
+  const uint64_t row_floats = static_cast<uint64_t>(shape_.q_heads) * storage_->layout().head_dim;
+  RETURN_IF_ERROR(
+      Grow(stream_->device(), rows_ * row_floats * DTypeBytes(storage_->layout().dtype), &host_q_));
+  return Grow(stream_->device(), lent_rows_ * (row_floats + 2 * shape_.q_heads) * sizeof(float),
+              &host_states_);
+}
 
-  std::vector<void*> blocks;
-  for (const KvTarget& target : plan->new_kv) slots.push_back(target.slot);
-  for (int layer = 0; layer < storage_->layers(); ++layer) {
-    for (const KvTarget& target : plan->new_kv) blocks.push_back(storage_->k(layer, target.block));
-    for (const KvTarget& target : plan->new_kv) blocks.push_back(storage_->v(layer, target.block));
+void GpuStepAttention::AddTables(GpuTables* tables) {
+  tables_ = tables;
+  std::vector<int32_t> slots(rows_, 0), blocks(rows_, -1);
+  for (size_t row = 0; row < plan_->new_kv.size(); ++row) {
+    slots[row] = plan_->new_kv[row].slot;
+    blocks[row] = static_cast<int32_t>(Value(plan_->new_kv[row].block));
   }
   work_ = tables->Add<AttentionWork>(schedule_.work);
   work_rows_ = tables->Add<int32_t>(schedule_.rows);
   merge_begin_ = tables->Add<int32_t>(schedule_.merge_begin);
   merge_states_ = tables->Add<int32_t>(schedule_.merge_states);
-  block_table_ = tables->Add<int32_t>(block_table);
-  positions_ = tables->Add<int32_t>(positions);
+  positions_ = tables->Add<int32_t>(row_positions_);
   slots_ = tables->Add<int32_t>(slots);
-  blocks_ = tables->Add<void*>(blocks);
-
-  const int64_t head_dim = storage_->layout().head_dim;
-  if (schedule_.state_rows > state_rows_) {
-    const int64_t wanted = schedule_.state_rows + schedule_.state_rows / 4;
-    states_.Reset();
-    state_rows_ = 0;
-    absl::StatusOr<DeviceMemory> states = DeviceMemory::Create(
-        stream_->device(), static_cast<uint64_t>(wanted * shape_.q_heads * (head_dim + 2)) * sizeof(float));
-    if (!states.ok()) return Annotate(states.status(), "states of partial attention");
-    states_ = *std::move(states);
-    state_rows_ = wanted;
-  }
-  if (lent_.empty()) return absl::OkStatus();
-  CHECK(client_ != nullptr);
-  const uint64_t row_floats = static_cast<uint64_t>(shape_.q_heads * head_dim);
-  RETURN_IF_ERROR(
-      Grow(stream_->device(), rows_ * row_floats * DTypeBytes(storage_->layout().dtype), &host_q_));
-  return Grow(stream_->device(), lent_rows_ * (row_floats + 2 * shape_.q_heads) * sizeof(float),
-              &host_states_);
+  blocks_ = tables->Add<int32_t>(blocks);
+  block_table_ = tables->Add<int32_t>(block_ids_);  // last: its size is not the shape's
 }
 
 // Per lent span acc, max, sum.

@@ -1,9 +1,10 @@
 // StepAttention's counterpart on a GPU: executes a step's plan, layer by layer, on the step's stream. One
 // schedule is made per step and runs in every layer; the host takes part only where something is lent.
 //
-//   RETURN_IF_ERROR(attention.Begin(step, &plan, &tables));
+//   RETURN_IF_ERROR(attention.Begin(step, &plan));
+//   attention.AddTables(&tables);
 //   RETURN_IF_ERROR(tables.Send(stream));
-//   for each layer: rotate q, append the new K and V to k_blocks(layer), v_blocks(layer);
+//   for each layer: rotate q, append the new K and V to slots() of blocks();
 //                   RETURN_IF_ERROR(attention.Attend(layer, q, out, out_dtype));
 //
 // Lent spans, driven by the host: the layer's queries come to pinned memory, leave by RemoteClient, and the
@@ -12,11 +13,13 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "base/device/gpu_stream.h"
 #include "base/device/gpu_tables.h"
+#include "distattn/gpu_step_shape.h"
 #include "distattn/plan.h"
 #include "distattn/remote_client.h"
 #include "kernels/cuda/attention_schedule.h"
@@ -32,15 +35,27 @@ class GpuStepAttention {
                                                                   const GpuKvStorage* storage,
                                                                   RemoteClient* client, GpuStream* stream);
 
-  // Adds the step's arrays to `tables`, which the caller sends before the first layer and leaves alone until
-  // the step's end. kResourceExhausted: no room for the states.
-  absl::Status Begin(uint64_t step, const AttentionPlan* plan, GpuTables* tables);
+  // Room for the states of a prefill of so many rows, and of as many decoded rows as are sampled, whose
+  // contexts are cut into 32 parts (AttentionPartKeys). Steps that want more take it when they come.
+  // kResourceExhausted: there is none.
+  absl::Status Reserve(int rows, int sampled);
 
-  // Device memory, of this step: where the rows' new keys and values go.
+  // padded_rows > 0: the step is filled up to so many rows and to a shape (gpu_step_shape.h), unless some of
+  // it is lent. kResourceExhausted: no room for the states.
+  absl::Status Begin(uint64_t step, const AttentionPlan* plan, int padded_rows = 0);
+  int rows() const { return rows_; }  // with those that fill up
+  // What the step was filled up to; nullopt: it was not.
+  const std::optional<GpuStepShape>& padded_shape() const { return padded_shape_; }
+  // Adds the step's arrays to `tables`, which the caller sends before the first layer and leaves alone until
+  // the step's end. Of steps of one shape all lie at the same places if what was added before does.
+  void AddTables(GpuTables* tables);
+
+  // Device memory, of this step: where the rows' new keys and values go; block -1: nowhere.
   const int32_t* positions() const { return tables_->At(positions_); }  // [rows]
   const int32_t* slots() const { return tables_->At(slots_); }          // [rows]
-  void* const* k_blocks(int layer) const { return BlocksOf(2 * layer); }
-  void* const* v_blocks(int layer) const { return BlocksOf(2 * layer + 1); }
+  const int32_t* blocks() const { return tables_->At(blocks_); }        // [rows]
+  // Grows when the states' memory is taken anew, and graphs of Attend are of no use any more.
+  int generation() const { return generation_; }
 
   // q [rows, q_heads, head_dim] of the KV dtype, contiguous; out [rows, q_heads, head_dim] of out_dtype.
   // Enqueues; waits only for queries and states of lent spans. Errors are those of RemoteClient and the
@@ -63,8 +78,8 @@ class GpuStepAttention {
   };
   GpuStepAttention(const AttentionShape& shape, const GpuKvStorage* storage, RemoteClient* client,
                    GpuStream* stream, GpuEvent queries_here, GpuEvent begin, GpuEvent end);
-  void* const* BlocksOf(int slab) const { return tables_->At(blocks_) + int64_t{slab} * rows_; }
-  std::vector<AttentionItem> MakeItems(std::vector<int32_t>* block_table);
+  std::vector<AttentionItem> MakeItems();
+  absl::Status GrowStates(int64_t rows);
   AttentionState HostState(const Lent& lent) const;
   // The queries must be here. False: no lent span is visible in this layer.
   absl::StatusOr<bool> PostLent(int layer);
@@ -85,9 +100,11 @@ class GpuStepAttention {
   int rows_ = 0;
   GpuTables* tables_ = nullptr;
   AttentionSchedule schedule_;
+  std::optional<GpuStepShape> padded_shape_;
+  std::vector<int32_t> block_ids_, row_positions_;
   GpuTables::Place<AttentionWork> work_;
-  GpuTables::Place<int32_t> work_rows_, merge_begin_, merge_states_, block_table_, positions_, slots_;
-  GpuTables::Place<void*> blocks_;  // [layers, K or V, rows]
+  GpuTables::Place<int32_t> work_rows_, merge_begin_, merge_states_, block_table_, positions_, slots_,
+      blocks_;
   std::vector<Lent> lent_;
   size_t lent_rows_ = 0;  // of lent_, together
   bool peers_failed_ = false;
@@ -96,8 +113,9 @@ class GpuStepAttention {
   AttentionTiming timing_;
 
   int64_t state_rows_ = 0;  // that states_ has room for
-  DeviceMemory states_;     // acc, max, sum
-  PinnedMemory host_q_;     // [rows, q_heads, head_dim] of the KV dtype
+  int generation_ = 0;
+  DeviceMemory states_;  // acc, max, sum
+  PinnedMemory host_q_;  // [rows, q_heads, head_dim] of the KV dtype
   PinnedMemory host_states_;
   std::vector<float> q_;
 };

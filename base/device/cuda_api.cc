@@ -132,7 +132,14 @@ GpuError DestroyEvent(int device, void* event) {
 }
 GpuError Record(void* event, GpuStreamRef stream) {
   LOMBARD_ON_DEVICE(stream.device);
-  return Answer(cudaEventRecord(Event(event), Stream(stream)), "cudaEventRecord");
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  if (const GpuError error = Answer(cudaStreamIsCapturing(Stream(stream), &capture), "cudaStreamIsCapturing");
+      !error.ok()) {
+    return error;
+  }
+  const unsigned flags =
+      capture == cudaStreamCaptureStatusActive ? cudaEventRecordExternal : cudaEventRecordDefault;
+  return Answer(cudaEventRecordWithFlags(Event(event), Stream(stream), flags), "cudaEventRecordWithFlags");
 }
 GpuError Wait(GpuStreamRef stream, void* event) {
   LOMBARD_ON_DEVICE(stream.device);
@@ -151,6 +158,34 @@ GpuError EventIsDone(int device, void* event, bool* done) {
 GpuError ElapsedMs(int device, void* start, void* end, float* milliseconds) {
   LOMBARD_ON_DEVICE(device);
   return Answer(cudaEventElapsedTime(milliseconds, Event(start), Event(end)), "cudaEventElapsedTime");
+}
+
+GpuError BeginCapture(GpuStreamRef stream) {
+  LOMBARD_ON_DEVICE(stream.device);
+  // Other threads go on allocating and waiting.
+  return Answer(cudaStreamBeginCapture(Stream(stream), cudaStreamCaptureModeThreadLocal),
+                "cudaStreamBeginCapture");
+}
+GpuError EndCapture(GpuStreamRef stream, void** graph) {
+  LOMBARD_ON_DEVICE(stream.device);
+  cudaGraph_t recorded = nullptr;
+  if (const GpuError error = Answer(cudaStreamEndCapture(Stream(stream), &recorded), "cudaStreamEndCapture");
+      !error.ok()) {
+    return error;
+  }
+  cudaGraphExec_t made = nullptr;
+  const GpuError error = Answer(cudaGraphInstantiate(&made, recorded, 0), "cudaGraphInstantiate");
+  const GpuError destroyed = Answer(cudaGraphDestroy(recorded), "cudaGraphDestroy");
+  *graph = made;
+  return error.ok() ? destroyed : error;
+}
+GpuError LaunchGraph(void* graph, GpuStreamRef stream) {
+  LOMBARD_ON_DEVICE(stream.device);
+  return Answer(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), Stream(stream)), "cudaGraphLaunch");
+}
+GpuError DestroyGraph(int device, void* graph) {
+  LOMBARD_ON_DEVICE(device);
+  return Answer(cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph)), "cudaGraphExecDestroy");
 }
 
 GpuError Copy(void* dst, const void* src, uint64_t bytes, GpuStreamRef stream) {

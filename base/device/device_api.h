@@ -45,6 +45,14 @@ GpuError SynchronizeEvent(int device, void* event);
 GpuError EventIsDone(int device, void* event, bool* done);
 GpuError ElapsedMs(int device, void* start, void* end, float* milliseconds);
 
+// What is put into the stream from Begin to End becomes a graph instead of running; Record in it marks each
+// launch's own point. Meanwhile the thread may neither allocate nor wait for the stream. A failed End leaves
+// the stream as before Begin.
+GpuError BeginCapture(GpuStreamRef stream);
+GpuError EndCapture(GpuStreamRef stream, void** graph);
+GpuError LaunchGraph(void* graph, GpuStreamRef stream);
+GpuError DestroyGraph(int device, void* graph);
+
 // In the stream's order; either side may be device memory or host memory.
 GpuError Copy(void* dst, const void* src, uint64_t bytes, GpuStreamRef stream);
 GpuError Fill(void* memory, uint8_t byte, uint64_t bytes, GpuStreamRef stream);

@@ -55,7 +55,7 @@ class GpuStream {
   absl::Status Copy(void* dst, const void* src, uint64_t bytes);
   absl::Status Fill(void* memory, uint8_t byte, uint64_t bytes);
 
-  absl::Status Record(GpuEvent& event);  // the event is here from now on
+  absl::Status Record(GpuEvent& event);  // the event is here from now on; in a graph, with each launch
   absl::Status Wait(GpuEvent& event);    // later work of this stream waits for the event as recorded by now
   absl::Status Synchronize();            // blocks until all work is done
   absl::StatusOr<bool> IsDone();

@@ -31,6 +31,10 @@ GpuError Wait(GpuStreamRef, void*) { return None("cudaStreamWaitEvent"); }
 GpuError SynchronizeEvent(int, void*) { return None("cudaEventSynchronize"); }
 GpuError EventIsDone(int, void*, bool*) { return None("cudaEventQuery"); }
 GpuError ElapsedMs(int, void*, void*, float*) { return None("cudaEventElapsedTime"); }
+GpuError BeginCapture(GpuStreamRef) { return None("cudaStreamBeginCapture"); }
+GpuError EndCapture(GpuStreamRef, void**) { return None("cudaStreamEndCapture"); }
+GpuError LaunchGraph(void*, GpuStreamRef) { return None("cudaGraphLaunch"); }
+GpuError DestroyGraph(int, void*) { return None("cudaGraphExecDestroy"); }
 GpuError Copy(void*, const void*, uint64_t, GpuStreamRef) { return None("cudaMemcpyAsync"); }
 GpuError Fill(void*, uint8_t, uint64_t, GpuStreamRef) { return None("cudaMemsetAsync"); }
 

@@ -22,8 +22,9 @@ struct Params {
   Kv* q_out_kv;
   int64_t q_out_stride;
   KvLayout layout;
-  void* const* k_blocks;
-  void* const* v_blocks;
+  Kv* k_slab;
+  Kv* v_slab;
+  const int32_t* blocks;
   const int32_t* slots;
 };
 
@@ -57,9 +58,10 @@ __global__ void __launch_bounds__(kThreads) RopeAppendKernel(const Params<In, Kv
   }
   __syncthreads();
 
-  const int slot = p.slots[row], pieces = half / kCount, kv_heads = p.layout.kv_heads;
-  Kv* const k_block = static_cast<Kv*>(p.k_blocks[row]);
-  Kv* const v_block = static_cast<Kv*>(p.v_blocks[row]);
+  const int slot = p.slots[row], pieces = half / kCount;
+  const int kv_heads = p.blocks[row] < 0 ? 0 : p.layout.kv_heads;  // whose keys and values are stored
+  Kv* const k_block = p.k_slab + p.blocks[row] * p.layout.block_elements();
+  Kv* const v_block = p.v_slab + p.blocks[row] * p.layout.block_elements();
   for (int n = threadIdx.x; n < (p.q_heads + kv_heads) * pieces; n += kThreads) {
     const int head = n / pieces, i = n % pieces * kCount;
     if (head >= p.q_heads) {
@@ -93,7 +95,8 @@ GpuError GpuRopeAppend(GpuStreamRef stream, const GpuRopeAppendArgs& args) {
       << std::string(DTypeName(args.q_dtype));
   const bool packs = dim % 16 == 0 && internal::PacksOf8(args.q, args.q_stride) &&
                      internal::PacksOf8(args.k, args.k_stride) && internal::PacksOf8(args.v, args.v_stride) &&
-                     internal::PacksOf8(args.q_out, args.q_out_stride);
+                     internal::PacksOf8(args.q_out, args.q_out_stride) &&
+                     internal::PacksOf8(args.k_slab, 0) && internal::PacksOf8(args.v_slab, 0);
   return internal::ForTypes(
       args.in_dtype, args.layout.dtype, [&]<class In, class Kv>(internal::Type<In>, internal::Type<Kv>) {
         const bool as_in = args.q_dtype == args.in_dtype;
@@ -111,8 +114,9 @@ GpuError GpuRopeAppend(GpuStreamRef stream, const GpuRopeAppendArgs& args) {
                                     as_in ? nullptr : static_cast<Kv*>(args.q_out),
                                     args.q_out_stride,
                                     args.layout,
-                                    args.k_blocks,
-                                    args.v_blocks,
+                                    static_cast<Kv*>(args.k_slab),
+                                    static_cast<Kv*>(args.v_slab),
+                                    args.blocks,
                                     args.slots};
         const LaunchShape shape{.grid = static_cast<unsigned>(args.rows),
                                 .block = kThreads,

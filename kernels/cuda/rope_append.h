@@ -10,11 +10,10 @@ namespace lombard {
 
 // Hugging Face's layout (rotates the pairs i, i + head_dim / 2):
 //   angle = positions[r] * inv_freq[i], in float64; cos and sin times attention_factor, then fp32
-// q_out = rotated q; the rotated k and the v as it is go, rounded to layout.dtype, to slot slots[r] of the
-// blocks that k_blocks[r], v_blocks[r] point to. All device memory, the tables too. Rows are `*_stride`
+// q_out = rotated q; the rotated k and the v as it is go, rounded to layout.dtype, to slot slots[r] of block
+// blocks[r], or nowhere where that is negative. All device memory, the tables too. Rows are `*_stride`
 // elements apart. REQUIRES: no two rows with the same slot; head_dim even. q_out may be q where the types are
-// equal. 16-byte accesses where head_dim is a multiple of 16, strides are of 8, pointers of 16 bytes (the
-// blocks' too).
+// equal. 16-byte accesses where head_dim is a multiple of 16, strides are of 8, pointers of 16 bytes.
 struct GpuRopeAppendArgs {
   const void* q = nullptr;  // [rows, q_heads, head_dim] of in_dtype
   const void* k = nullptr;  // [rows, kv_heads, head_dim] of in_dtype
@@ -29,9 +28,10 @@ struct GpuRopeAppendArgs {
   DType q_dtype = DType::kF32;  // in_dtype, or layout.dtype
   int64_t q_out_stride = 0;
   KvLayout layout;
-  void* const* k_blocks = nullptr;  // [rows]
-  void* const* v_blocks = nullptr;
-  const int32_t* slots = nullptr;  // [rows]
+  void* k_slab = nullptr;  // one layer's: [blocks, kv_heads, block_tokens, head_dim]
+  void* v_slab = nullptr;
+  const int32_t* blocks = nullptr;  // [rows]
+  const int32_t* slots = nullptr;   // [rows]
 };
 GpuError GpuRopeAppend(GpuStreamRef stream, const GpuRopeAppendArgs& args);
 

@@ -18,7 +18,8 @@ absl::Status StartOnGpu(const WorkerOptions& options, const DeviceChoice& choice
                                     .utilization = options.gpu_memory_utilization,
                                     .rows_max = rows,
                                     .logits_max = std::min(rows, static_cast<int>(options.max_batch_size)),
-                                    .block_tokens = static_cast<int>(options.block_tokens)}));
+                                    .block_tokens = static_cast<int>(options.block_tokens),
+                                    .cuda_graphs = options.cuda_graphs}));
   if (speaks) {
     std::fprintf(stderr, "%s\n", setup.text.c_str());
     if (!setup.remark.empty())

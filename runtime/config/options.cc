@@ -184,6 +184,8 @@ void AddWorkerFlags(CLI::App* app, WorkerOptions* o) {
               "what computes: cpu, cuda, auto (a GPU where there is one) [cluster file, then cpu]");
   flags.Value("--gpu-memory-utilization", "SHARE", &o->gpu_memory_utilization, ParseShare,
               "of a GPU's free memory: what weights, steps and KV may fill together [0.9]");
+  flags.Value("--cuda-graphs", "on|off", &o->cuda_graphs, ParseOnOff,
+              "on a GPU, launch decode steps as graphs [on]");
   flags.Value("--load-format", "NAME", &o->dummy_weights, ParseLoadFormat,
               "auto: the model's weights; dummy: random ones, made on the GPU, for benchmarks [auto]");
   flags.Whole("--in-process", &o->in_process, 1, kInProcessMax,

@@ -25,6 +25,7 @@ namespace {
 
 // cudaError_t; the numbers are part of CUDA's interface.
 constexpr int kInvalidValue = 1, kMemoryAllocation = 2, kInvalidConfiguration = 9, kIllegalAddress = 700;
+constexpr int kCaptureUnsupported = 900, kCaptureIsolation = 905;
 constexpr int kFault = -1;  // ours: found by the emulation
 
 constexpr uint32_t kSharedBytesMax = 163 << 10;  // of sm_80: what every chip that we build for has
@@ -35,10 +36,22 @@ struct Operation {
   std::function<int()> run;  // answers cudaError_t; kNotReady: again later
 };
 
+struct Event;
+// What a stream was given while it was recorded: an operation, or the record of an event.
+struct Node {
+  Operation operation;
+  Event* event = nullptr;
+};
+struct Graph {
+  std::vector<Node> nodes;
+  uint64_t bytes() const { return 256 * nodes.size(); }  // of device memory
+};
+
 struct Stream {
   std::deque<Operation> queue;
   uint64_t put = 0, done = 0;  // operations ever
   int error = 0;               // of an operation that ran; stays
+  std::unique_ptr<Graph> capture;
 };
 
 struct Event {
@@ -62,6 +75,7 @@ struct Device {
   std::vector<std::shared_ptr<Stream>> streams;
   std::string fault;   // the text of kFault
   uint64_t moves = 0;  // operations that all streams have done
+  uint64_t graph_launches = 0;
   int patience_ms = 2000;
 
   uint64_t Draw() {
@@ -134,6 +148,10 @@ int Put(GpuStreamRef ref, const char* call, std::function<int()> run) {
   std::lock_guard lock(device.mutex);
   Stream& stream = *StreamOf(ref);
   if (stream.error != 0) return stream.error;
+  if (stream.capture != nullptr) {
+    stream.capture->nodes.push_back({{call, std::move(run)}});
+    return 0;
+  }
   stream.queue.push_back({call, std::move(run)});
   ++stream.put;
   if (device.Draw() % 2 == 0) RunUntil(stream, stream.put);
@@ -169,6 +187,7 @@ int RunGrid(const char* name, dim3 grid, dim3 block, uint32_t shared_bytes, uint
 }
 
 thread_local int current_device = 0;
+thread_local int captures = 0;  // that the thread has begun: it may not allocate until their end
 
 }  // namespace
 
@@ -192,6 +211,11 @@ int CurrentDevice() { return current_device; }
 void SetPatienceMs(int milliseconds) {
   std::lock_guard lock(TheDevice().mutex);
   TheDevice().patience_ms = milliseconds;
+}
+
+uint64_t GraphLaunches() {
+  std::lock_guard lock(TheDevice().mutex);
+  return TheDevice().graph_launches;
 }
 
 int EnqueueWaiting(GpuStreamRef stream, const char* name, std::function<int()> poll) {
@@ -248,6 +272,10 @@ std::string ErrorText(int code) {
       return "invalid configuration argument";
     case kIllegalAddress:
       return "not device memory, nor pinned";
+    case kCaptureUnsupported:
+      return "operation not permitted while a stream is recorded";
+    case kCaptureIsolation:
+      return "a recorded stream would wait for what is not recorded";
     case kFault: {
       std::lock_guard lock(TheDevice().mutex);
       return TheDevice().fault;
@@ -269,6 +297,7 @@ Memory NewMemory(uint64_t bytes, void** memory) {
 GpuError Allocate(int, uint64_t bytes, void** memory) {
   Device& device = TheDevice();
   std::lock_guard lock(device.mutex);
+  if (captures > 0) return {kCaptureUnsupported, "cudaMalloc"};
   if (bytes > device.memory_bytes || device.allocated > device.memory_bytes - bytes)
     return {kMemoryAllocation, "cudaMalloc"};
   Memory made = NewMemory(bytes, memory);
@@ -288,6 +317,7 @@ GpuError Free(int, void* memory) {
 }
 GpuError AllocatePinned(int, uint64_t bytes, void** memory) {
   std::lock_guard lock(TheDevice().mutex);
+  if (captures > 0) return {kCaptureUnsupported, "cudaHostAlloc"};
   Memory made = NewMemory(bytes, memory);
   TheDevice().pinned.emplace(static_cast<const char*>(*memory), std::move(made));
   return {};
@@ -317,12 +347,14 @@ GpuError DestroyStream(GpuStreamRef stream) {
 GpuError Synchronize(GpuStreamRef stream) {
   std::unique_lock lock(TheDevice().mutex);
   Stream& state = *StreamOf(stream);
+  if (state.capture != nullptr) return {kCaptureUnsupported, "cudaStreamSynchronize"};
   BlockUntil(lock, state, state.put);
   return {state.error, "cudaStreamSynchronize"};
 }
 GpuError StreamIsDone(GpuStreamRef stream, bool* done) {
   std::lock_guard lock(TheDevice().mutex);
   Stream& state = *StreamOf(stream);
+  if (state.capture != nullptr) return {kCaptureUnsupported, "cudaStreamQuery"};
   // Work goes on while the host asks: a poll that waits for the end must find it.
   RunUntil(state, state.done + 1);
   *done = state.done == state.put;
@@ -340,6 +372,10 @@ GpuError DestroyEvent(int, void* event) {
 GpuError Record(void* event, GpuStreamRef stream) {
   std::lock_guard lock(TheDevice().mutex);
   Event& state = *static_cast<Event*>(event);
+  if (Graph* const graph = StreamOf(stream)->capture.get(); graph != nullptr) {
+    graph->nodes.push_back({{}, &state});
+    return {};
+  }
   state.stream = StreamOf(stream);
   state.position = state.stream->put;
   return {state.stream->error, "cudaEventRecord"};
@@ -347,6 +383,7 @@ GpuError Record(void* event, GpuStreamRef stream) {
 GpuError Wait(GpuStreamRef stream, void* event) {
   std::lock_guard lock(TheDevice().mutex);
   const Event state = *static_cast<Event*>(event);
+  if (StreamOf(stream)->capture != nullptr) return {kCaptureIsolation, "cudaStreamWaitEvent"};
   if (state.stream == nullptr) return {};
   return {Put(stream, "cudaStreamWaitEvent",
               [state] {
@@ -374,6 +411,44 @@ GpuError EventIsDone(int, void* event, bool* done) {
 }
 GpuError ElapsedMs(int, void*, void*, float* milliseconds) {
   *milliseconds = 0;  // no clock here
+  return {};
+}
+
+GpuError BeginCapture(GpuStreamRef stream) {
+  std::lock_guard lock(TheDevice().mutex);
+  Stream& state = *StreamOf(stream);
+  if (state.capture != nullptr) return {kCaptureUnsupported, "cudaStreamBeginCapture"};
+  state.capture = std::make_unique<Graph>();
+  ++captures;
+  return {};
+}
+GpuError EndCapture(GpuStreamRef stream, void** graph) {
+  Device& device = TheDevice();
+  std::lock_guard lock(device.mutex);
+  --captures;
+  std::unique_ptr<Graph> made = std::move(StreamOf(stream)->capture);
+  if (device.allocated + made->bytes() > device.memory_bytes)
+    return {kMemoryAllocation, "cudaGraphInstantiate"};
+  device.allocated += made->bytes();
+  *graph = made.release();
+  return {};
+}
+GpuError LaunchGraph(void* graph, GpuStreamRef stream) {
+  std::lock_guard lock(TheDevice().mutex);
+  ++TheDevice().graph_launches;
+  for (const Node& node : static_cast<Graph*>(graph)->nodes) {
+    const GpuError error =
+        node.event != nullptr
+            ? Record(node.event, stream)
+            : GpuError{Put(stream, node.operation.call, node.operation.run), "cudaGraphLaunch"};
+    if (!error.ok()) return error;
+  }
+  return {};
+}
+GpuError DestroyGraph(int, void* graph) {
+  std::lock_guard lock(TheDevice().mutex);
+  const std::unique_ptr<Graph> gone(static_cast<Graph*>(graph));
+  TheDevice().allocated -= gone->bytes();
   return {};
 }
 

@@ -34,6 +34,9 @@ int CurrentDevice();
 constexpr int kNotReady = 600;  // cudaErrorNotReady
 int EnqueueWaiting(GpuStreamRef stream, const char* name, std::function<int()> poll);
 
+// Graphs that were launched so far, by anybody.
+uint64_t GraphLaunches();
+
 // How long the host waits for a stream while nothing moves in any, before the device reports that they wait
 // for each other; 2000 until told otherwise.
 void SetPatienceMs(int milliseconds);

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <set>
 
+#include "base/device/gpu_graph.h"
 #include "base/device/gpu_memory.h"
 #include "base/device/gpu_status.h"
 #include "base/device/gpu_stream.h"
@@ -176,6 +177,17 @@ TEST(EmulationTest, ALaneOutsideTheMaskGivesRubbish) {
   EXPECT_EQ(Wrong(Each([](int i) { return i % 32 < 4 ? -1 : 7; }), ShuffleFromOutside), 0);
 }
 
+__global__ void Unwritten(int* out) {
+  LOMBARD_SHARED(float, tile, kThreads);
+  if (threadIdx.x == 0) tile[0] = 1;
+  __syncthreads();
+  out[threadIdx.x] = tile[threadIdx.x] != tile[threadIdx.x];
+}
+
+TEST(EmulationTest, SharedMemoryBeginsAsNaN) {
+  EXPECT_EQ(Wrong(Each([](int i) { return i > 0 ? 1 : 0; }), Unwritten), 0);
+}
+
 __global__ void BehindShared(int* out) {
   LOMBARD_SHARED(char, tile, 4);
   if (threadIdx.x == 0) tile[out == nullptr ? 0 : 4] = 1;
@@ -200,6 +212,25 @@ TEST(EmulationTest, AMisalignedPackIsReportedWithItsThread) {
   EXPECT_THAT(std::string(got.status().message()), HasSubstr("seed 1"));
 }
 
+// In and out of a thread's own memory, where shared memory should be.
+__global__ void CopiesElsewhere(int* out) {
+  alignas(16) int own[4] = {};
+  if (threadIdx.x == 3) ptx::CpAsync16(own, out);
+}
+__global__ void ReadsElsewhere(int* out) {
+  alignas(16) uint16_t own[8] = {};
+  uint32_t r[4];
+  ptx::LdMatrixX4(r, own);
+  out[threadIdx.x] = static_cast<int>(r[0]);
+}
+
+TEST(EmulationTest, InstructionsForSharedMemoryReportOtherMemory) {
+  for (const auto& got : {RunOnce(1, CopiesElsewhere), RunOnce(1, ReadsElsewhere)}) {
+    ASSERT_FALSE(got.ok());
+    EXPECT_THAT(std::string(got.status().message()), HasSubstr("shared memory"));
+  }
+}
+
 __global__ void Store(int* out, int value) { *out = value; }
 
 TEST(EmulationTest, StreamsRunLateEnoughThatAMissingWaitShows) {
@@ -222,6 +253,50 @@ TEST(EmulationTest, StreamsRunLateEnoughThatAMissingWaitShows) {
     EXPECT_TRUE(*event->IsDone());
   }
   EXPECT_GT(early, 0);
+}
+
+__global__ void Add(int* out, const int* in, int more) { *out += *in + more; }
+
+TEST(EmulationTest, AGraphRunsWhatWasRecordedWithTheArgumentsOfThatTime) {
+  for (uint64_t seed = 0; seed < kSeeds; ++seed) {
+    const emulation::ScopedSeed scope(seed);
+    auto stream = GpuStream::Create(0);
+    auto event = GpuEvent::Create(0);
+    auto numbers = DeviceMemory::Create(0, 2 * sizeof(int));
+    auto pinned = PinnedMemory::Create(0, 2 * sizeof(int));
+    int *const in = pinned->data<int>(), *const sum = in + 1, more = 100;
+    ASSERT_TRUE(stream->Fill(numbers->data(), 0, numbers->bytes()).ok());
+    auto graph = GpuGraph::Capture(*stream, [&] {
+      RETURN_IF_ERROR(ToStatus(
+          LOMBARD_LAUNCH(Add, stream->ref(), {}, numbers->data<int>(), numbers->data<int>() + 1, more)));
+      return stream->Record(*event);
+    });
+    ASSERT_TRUE(graph.ok()) << graph.status();
+    more = 7;  // too late
+    for (int i = 1; i <= 3; ++i) {
+      *in = i;
+      ASSERT_TRUE(stream->Copy(numbers->data<int>() + 1, in, sizeof(int)).ok());
+      ASSERT_TRUE(graph->Launch(*stream).ok());
+      ASSERT_TRUE(event->Synchronize().ok());
+      ASSERT_TRUE(stream->Copy(sum, numbers->data(), sizeof(int)).ok());
+      ASSERT_TRUE(stream->Synchronize().ok());
+      EXPECT_EQ(*sum, i * 100 + i * (i + 1) / 2);
+    }
+  }
+}
+
+TEST(EmulationTest, WhileAStreamIsRecordedNothingWaitsOrAllocates) {
+  auto stream = GpuStream::Create(0);
+  auto event = GpuEvent::Create(0);
+  const auto text = [&](absl::FunctionRef<absl::Status()> enqueue) {
+    return std::string(GpuGraph::Capture(*stream, enqueue).status().message());
+  };
+  EXPECT_THAT(text([&] { return stream->Synchronize(); }),
+              HasSubstr("cudaStreamSynchronize, GPU 0: operation not"));
+  EXPECT_THAT(text([&] { return DeviceMemory::Create(0, 1).status(); }), HasSubstr("cudaMalloc"));
+  EXPECT_THAT(text([&] { return stream->Wait(*event); }), HasSubstr("not recorded"));
+  EXPECT_TRUE(stream->Synchronize().ok());
+  EXPECT_TRUE(DeviceMemory::Create(0, 1).ok());
 }
 
 TEST(EmulationTest, OrdinaryHostMemoryIsNotCopied) {

@@ -22,7 +22,8 @@ class GpuCompute final : public Compute {
   // Not measured: a GPU's arithmetic is taken for free, and a piece of work for what reading 256 keys costs.
   SharingCost MeasureSharing(absl::Duration) override { return SharingCost::OfReading(256); }
   absl::StatusOr<std::unique_ptr<Machine>> MakeMachine(RemoteClient* client) override {
-    ASSIGN_OR_RETURN(std::unique_ptr<GpuMachine> machine, GpuMachine::Create(model_, storage_.get(), client));
+    ASSIGN_OR_RETURN(std::unique_ptr<GpuMachine> machine,
+                     GpuMachine::Create(model_, storage_.get(), client, options_.graphs_max));
     RETURN_IF_ERROR(machine->Reserve(options_.rows_max, options_.logits_max));
     return machine;
   }

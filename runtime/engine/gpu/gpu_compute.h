@@ -5,13 +5,15 @@
 
 #include "runtime/engine/compute.h"
 #include "runtime/engine/gpu/gpu_model.h"
+#include "runtime/engine/gpu/gpu_step_graphs.h"
 
 namespace lombard {
 
 struct GpuComputeOptions {
   // Memory for steps of this size is taken at the start.
-  int rows_max = 0;    // query rows of a step
-  int logits_max = 0;  // of these, sampled from
+  int rows_max = 0;                   // query rows of a step
+  int logits_max = 0;                 // of these, sampled from
+  size_t graphs_max = kGpuGraphsMax;  // GpuMachine's
 };
 
 // KV and the machine on the model's device. kResourceExhausted: no room for the KV.

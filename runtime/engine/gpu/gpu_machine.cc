@@ -1,6 +1,8 @@
 #include "runtime/engine/gpu/gpu_machine.h"
 
+#include <algorithm>
 #include <chrono>
+#include <numeric>
 
 #include "base/check.h"
 #include "base/status.h"
@@ -10,7 +12,7 @@ namespace lombard {
 
 absl::StatusOr<std::unique_ptr<GpuMachine>> GpuMachine::Create(std::shared_ptr<const GpuModel> model,
                                                                const GpuKvStorage* storage,
-                                                               RemoteClient* client) {
+                                                               RemoteClient* client, size_t graphs_max) {
   ASSIGN_OR_RETURN(GpuStream created, GpuStream::Create(model->device()));
   auto stream = std::make_unique<GpuStream>(std::move(created));
   absl::StatusOr<std::unique_ptr<GpuBlas>> blas = GpuBlas::Create(model->device());
@@ -18,27 +20,36 @@ absl::StatusOr<std::unique_ptr<GpuMachine>> GpuMachine::Create(std::shared_ptr<c
   ASSIGN_OR_RETURN(auto attention, GpuStepAttention::Create(shape, storage, client, stream.get()));
   const std::string remark(blas.ok() ? "" : blas.status().message());
   std::unique_ptr<GpuMachine> machine(new GpuMachine(std::move(model), storage, client, std::move(stream),
-                                                     blas.ok() ? *std::move(blas) : nullptr));
+                                                     blas.ok() ? *std::move(blas) : nullptr, graphs_max));
   machine->attention_ = std::move(attention);
   machine->remark_ = remark;
   return machine;
 }
 
 GpuMachine::GpuMachine(std::shared_ptr<const GpuModel> model, const GpuKvStorage* storage,
-                       RemoteClient* client, std::unique_ptr<GpuStream> stream, std::unique_ptr<GpuBlas> blas)
+                       RemoteClient* client, std::unique_ptr<GpuStream> stream, std::unique_ptr<GpuBlas> blas,
+                       size_t graphs_max)
     : model_(std::move(model)),
       storage_(storage),
       client_(client),
       sampler_(model_->config().vocab_size, model_->config().eos_token_ids),
       blas_(std::move(blas)),
       stream_(std::move(stream)),
-      transformer_(model_.get(), storage_->layout(), blas_.get(), stream_.get()) {}
+      transformer_(model_.get(), storage_, blas_.get(), stream_.get()),
+      graphs_(graphs_max) {}
 
 GpuMachine::~GpuMachine() { stream_->Synchronize().IgnoreError(); }
 
 absl::Status GpuMachine::Reserve(int rows, int wanted) {
   RETURN_IF_ERROR(transformer_.Reserve(rows, wanted));
+  RETURN_IF_ERROR(attention_->Reserve(rows, wanted));
   return sampler_.Reserve(model_->device(), wanted);
+}
+
+int GpuMachine::RowsForGraph(const StepWork& work) const {
+  const int rows = static_cast<int>(work.input.tokens.size());
+  if (!graphs_.on() || rows == 0 || rows != work.input.logit_rows.size()) return 0;
+  return PaddedRows(rows, std::min(transformer_.rows_max(), transformer_.wanted_max()));
 }
 
 absl::Status GpuMachine::Enqueue(const StepWork& work) {
@@ -47,24 +58,38 @@ absl::Status GpuMachine::Enqueue(const StepWork& work) {
   CHECK_EQ(rows, work.plan.rows());
   CHECK_EQ(input.sampling.size(), input.logit_rows.size());
   RETURN_IF_ERROR(Reserve(rows, wanted));
+  RETURN_IF_ERROR(attention_->Begin(work.step, &work.plan, RowsForGraph(work)));
+  const std::optional<GpuStepShape>& shape = attention_->padded_shape();
+  std::vector<int32_t> all_tokens = input.tokens, all_logit_rows = input.logit_rows;
+  all_tokens.resize(attention_->rows(), 0);
+  if (shape.has_value()) {
+    all_logit_rows.resize(attention_->rows());
+    std::iota(all_logit_rows.begin(), all_logit_rows.end(), 0);
+  }
   tables_.Clear();
-  RETURN_IF_ERROR(attention_->Begin(work.step, &work.plan, &tables_));
-  const auto tokens = tables_.Add<int32_t>(input.tokens), logit_rows = tables_.Add<int32_t>(input.logit_rows);
+  const auto tokens = tables_.Add<int32_t>(all_tokens), logit_rows = tables_.Add<int32_t>(all_logit_rows);
+  attention_->AddTables(&tables_);
   sampler_.Begin(input.sampling, &tables_);
   RETURN_IF_ERROR(tables_.Send(*stream_));
-  RETURN_IF_ERROR(transformer_.Forward(
-      {.tokens = tables_.At(tokens),
-       .positions = attention_->positions(),
-       .logit_rows = tables_.At(logit_rows),
-       .slots = attention_->slots(),
-       .rows = rows,
-       .wanted = wanted},
-      [this](int layer) {
-        return GpuKvTargets{attention_->k_blocks(layer), attention_->v_blocks(layer)};
-      },
-      [this](int layer, const void* q, void* out, DType out_dtype) {
-        return attention_->Attend(layer, q, out, out_dtype);
-      }));
+  const auto forward = [&] {
+    return transformer_.Forward({.tokens = tables_.At(tokens),
+                                 .positions = attention_->positions(),
+                                 .logit_rows = tables_.At(logit_rows),
+                                 .blocks = attention_->blocks(),
+                                 .slots = attention_->slots(),
+                                 .rows = attention_->rows(),
+                                 .wanted = static_cast<int>(all_logit_rows.size())},
+                                [this](int layer, const void* q, void* out, DType out_dtype) {
+                                  return attention_->Attend(layer, q, out, out_dtype);
+                                });
+  };
+  if (!shape.has_value()) {
+    RETURN_IF_ERROR(forward());
+  } else {
+    const GpuStepGraphs::Key key{*shape, tables_.At(tokens), attention_->generation(),
+                                 transformer_.generation()};
+    RETURN_IF_ERROR(graphs_.Run(key, *stream_, forward));
+  }
   return sampler_.Enqueue(*stream_, transformer_.logits(), tables_);
 }
 

@@ -1,4 +1,6 @@
 // Runs an engine's steps on a GPU: one stream, one copy of the step's arrays there, one of its results back.
+// The layers of a step of which every row is sampled and nothing is lent are one graph (gpu_step_graphs.h);
+// choosing tokens is not part of it.
 //
 // Belongs to the step thread.
 #pragma once
@@ -10,6 +12,7 @@
 #include "distattn/gpu_step_attention.h"
 #include "distattn/remote_client.h"
 #include "runtime/engine/gpu/gpu_sampler.h"
+#include "runtime/engine/gpu/gpu_step_graphs.h"
 #include "runtime/engine/gpu/gpu_transformer.h"
 #include "runtime/engine/machine.h"
 
@@ -19,14 +22,15 @@ class GpuMachine final : public Machine {
  public:
   // `model` and `storage` are of the same device. Nothing is owned but the model is kept; all outlive this.
   // `client` may be null where nothing is lent.
+  // `graphs_max`: so many graphs of decode steps are kept; 0: none is made.
   static absl::StatusOr<std::unique_ptr<GpuMachine>> Create(std::shared_ptr<const GpuModel> model,
-                                                            const GpuKvStorage* storage,
-                                                            RemoteClient* client);
+                                                            const GpuKvStorage* storage, RemoteClient* client,
+                                                            size_t graphs_max = kGpuGraphsMax);
 
   ~GpuMachine() override;
 
   // Room for steps of so many rows, of which `wanted` give logits, so that none allocates later but for
-  // states of partial attention. kResourceExhausted: there is none.
+  // states of partial attention of contexts that are cut into many parts. kResourceExhausted: there is none.
   absl::Status Reserve(int rows, int wanted);
   // Why products of many rows run on our own kernels, slowly; empty when cuBLASLt does them.
   const std::string& remark() const { return remark_; }
@@ -43,7 +47,9 @@ class GpuMachine final : public Machine {
 
  private:
   GpuMachine(std::shared_ptr<const GpuModel> model, const GpuKvStorage* storage, RemoteClient* client,
-             std::unique_ptr<GpuStream> stream, std::unique_ptr<GpuBlas> blas);
+             std::unique_ptr<GpuStream> stream, std::unique_ptr<GpuBlas> blas, size_t graphs_max);
+  // So many rows a decode step is filled up to, for a graph; 0: as it is.
+  int RowsForGraph(const StepWork& work) const;
   absl::Status Enqueue(const StepWork& work);
 
   const std::shared_ptr<const GpuModel> model_;
@@ -55,6 +61,7 @@ class GpuMachine final : public Machine {
   std::unique_ptr<GpuStream> stream_;
   GpuTransformer transformer_;
   std::unique_ptr<GpuStepAttention> attention_;
+  GpuStepGraphs graphs_;
   std::string remark_;
   absl::Status broken_;
 };

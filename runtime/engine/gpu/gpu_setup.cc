@@ -81,7 +81,9 @@ absl::StatusOr<GpuSetup> SetUpGpu(const Model& model, const GpuSetupOptions& opt
                   .kv_heads = config.kv_heads,
                   .head_dim = config.head_dim,
                   .block_tokens = options.block_tokens};
-  setup.compute_options = {.rows_max = options.rows_max, .logits_max = options.logits_max};
+  setup.compute_options = {.rows_max = options.rows_max,
+                           .logits_max = options.logits_max,
+                           .graphs_max = options.cuda_graphs ? kGpuGraphsMax : 0};
   ASSIGN_OR_RETURN(setup.model, GpuModel::Load(model, options.device));
   ASSIGN_OR_RETURN(const uint64_t left, RunLargestStep(setup, &setup.remark));
 

@@ -19,6 +19,7 @@ struct GpuSetupOptions {
   int rows_max = 0;          // query rows of a step
   int logits_max = 0;        // of these, sampled from
   int block_tokens = 0;
+  bool cuda_graphs = true;  // decode steps are launched as graphs
 };
 
 struct GpuSetup {

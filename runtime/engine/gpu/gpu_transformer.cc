@@ -30,7 +30,7 @@ absl::Status GpuTransformer::Reserve(int rows, int wanted) {
                  narrow = place(std::max(rows, wanted), std::max({hidden, q_width, inner})),
                  q = place(rows, q_width), logits = place(wanted, config.vocab_size);
   scratch_.Reset();
-  rows_max_ = wanted_max_ = 0;
+  rows_max_ = wanted_max_ = 0, ++generation_;
   absl::StatusOr<DeviceMemory> scratch = DeviceMemory::Create(model_.device(), bytes);
   if (!scratch.ok()) {
     return Annotate(scratch.status(), absl::StrCat("activations of a step of ", rows,
@@ -64,8 +64,8 @@ absl::Status GpuTransformer::Norm(const float* x, const float* weight, int64_t r
 }
 
 // narrow_ to q_ and to the new keys' and values' blocks.
-absl::Status GpuTransformer::ProjectAndRotate(const GpuLayer& layer, const GpuStepInput& input,
-                                              const GpuKvTargets& targets) {
+absl::Status GpuTransformer::ProjectAndRotate(int index, const GpuStepInput& input) {
+  const GpuLayer& layer = model_.layer(index);
   const ModelConfig& config = model_.config();
   const int64_t rows = input.rows, q_width = int64_t{config.q_heads} * config.head_dim,
                 kv_width = int64_t{config.kv_heads} * config.head_dim;
@@ -87,9 +87,10 @@ absl::Status GpuTransformer::ProjectAndRotate(const GpuLayer& layer, const GpuSt
   args.rows = input.rows, args.q_heads = config.q_heads;
   args.positions = input.positions, args.inv_freq = model_.inv_freq();
   args.attention_factor = config.rope.attention_factor;
-  args.q_out = q_, args.q_dtype = layout_.dtype, args.q_out_stride = q_width;
-  args.layout = layout_;
-  args.k_blocks = targets.k_blocks, args.v_blocks = targets.v_blocks, args.slots = input.slots;
+  args.layout = storage_.layout();
+  args.q_out = q_, args.q_dtype = args.layout.dtype, args.q_out_stride = q_width;
+  args.k_slab = storage_.k_slab(index), args.v_slab = storage_.v_slab(index);
+  args.blocks = input.blocks, args.slots = input.slots;
   return ToStatus(GpuRopeAppend(stream_.ref(), args));
 }
 
@@ -104,8 +105,7 @@ absl::Status GpuTransformer::FeedForward(const GpuLayer& layer, int64_t rows) {
   return Dense(narrow_, layer.down, rows, x_, /*accumulate=*/true);
 }
 
-absl::Status GpuTransformer::Forward(const GpuStepInput& input,
-                                     absl::FunctionRef<GpuKvTargets(int layer)> targets, GpuAttend attend) {
+absl::Status GpuTransformer::Forward(const GpuStepInput& input, GpuAttend attend) {
   CHECK(input.rows <= rows_max_ && input.wanted <= wanted_max_) << input.rows << ", " << input.wanted;
   const ModelConfig& config = model_.config();
   const int64_t hidden = config.hidden_size;
@@ -116,7 +116,7 @@ absl::Status GpuTransformer::Forward(const GpuStepInput& input,
   for (int i = 0; i < config.layers; ++i) {
     const GpuLayer& layer = model_.layer(i);
     RETURN_IF_ERROR(Norm(x_, layer.input_norm, input.rows, hidden, narrow_, layer.qkv.dtype));
-    RETURN_IF_ERROR(ProjectAndRotate(layer, input, targets(i)));
+    RETURN_IF_ERROR(ProjectAndRotate(i, input));
     RETURN_IF_ERROR(attend(i, q_, narrow_, layer.o.dtype));
     RETURN_IF_ERROR(Dense(narrow_, layer.o, input.rows, x_, /*accumulate=*/true));
     RETURN_IF_ERROR(FeedForward(layer, input.rows));

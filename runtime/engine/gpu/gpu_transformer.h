@@ -14,7 +14,7 @@
 #include "base/device/gpu_memory.h"
 #include "base/device/gpu_stream.h"
 #include "kernels/cuda/blas.h"
-#include "kernels/kv_layout.h"
+#include "kvpool/gpu_kv_storage.h"
 #include "runtime/engine/gpu/gpu_model.h"
 
 namespace lombard {
@@ -24,14 +24,9 @@ struct GpuStepInput {
   const int32_t* tokens = nullptr;      // [rows]
   const int32_t* positions = nullptr;   // [rows]
   const int32_t* logit_rows = nullptr;  // [wanted]
+  const int32_t* blocks = nullptr;      // [rows] where new keys and values go; -1: nowhere
   const int32_t* slots = nullptr;       // [rows]
   int rows = 0, wanted = 0;
-};
-
-// Where a layer's new keys and values go.
-struct GpuKvTargets {
-  void* const* k_blocks = nullptr;  // [rows]
-  void* const* v_blocks = nullptr;
 };
 
 // q [rows, q_heads, head_dim] of the KV dtype, after rotation, with the layer's K and V appended; fills out,
@@ -42,33 +37,36 @@ using GpuAttend = absl::FunctionRef<absl::Status(int layer, const void* q, void*
 class GpuTransformer {
  public:
   // Nothing is owned. `blas` may be null: then our own kernels do all products.
-  GpuTransformer(const GpuModel* model, const KvLayout& layout, GpuBlas* blas, GpuStream* stream)
-      : model_(*model), layout_(layout), blas_(blas), stream_(*stream) {}
+  GpuTransformer(const GpuModel* model, const GpuKvStorage* storage, GpuBlas* blas, GpuStream* stream)
+      : model_(*model), storage_(*storage), blas_(blas), stream_(*stream) {}
 
   // Room for steps of so many rows, of which `wanted` give logits. kResourceExhausted: there is none.
   absl::Status Reserve(int rows, int wanted);
   // Enqueues a step. logits(): [wanted, vocab_size] fp32, once the stream has passed. Errors are attend's and
   // the device's.
-  absl::Status Forward(const GpuStepInput& input, absl::FunctionRef<GpuKvTargets(int layer)> targets,
-                       GpuAttend attend);
+  absl::Status Forward(const GpuStepInput& input, GpuAttend attend);
   float* logits() const { return logits_; }
+  // What memory was taken for.
+  int rows_max() const { return rows_max_; }
+  int wanted_max() const { return wanted_max_; }
+  // Grows when it is taken anew, and graphs of Forward are of no use any more.
+  int generation() const { return generation_; }
 
  private:
   // y [rows, w.rows] (+)= x W^T + bias; all contiguous.
   absl::Status Dense(const void* x, const GpuDense& w, int64_t rows, float* y, bool accumulate = false);
   // y = the norm of x [rows, dim], contiguous.
   absl::Status Norm(const float* x, const float* weight, int64_t rows, int64_t dim, void* y, DType y_dtype);
-  absl::Status ProjectAndRotate(const GpuLayer& layer, const GpuStepInput& input,
-                                const GpuKvTargets& targets);
+  absl::Status ProjectAndRotate(int layer, const GpuStepInput& input);
   absl::Status FeedForward(const GpuLayer& layer, int64_t rows);
 
   const GpuModel& model_;
-  const KvLayout layout_;
+  const GpuKvStorage& storage_;
   GpuBlas* const blas_;
   GpuStream& stream_;
 
   DeviceMemory scratch_;
-  int rows_max_ = 0, wanted_max_ = 0;
+  int rows_max_ = 0, wanted_max_ = 0, generation_ = 0;
   // In scratch_. `narrow_` has what enters a product, of its weights' type.
   float *x_ = nullptr, *wide_ = nullptr, *logits_ = nullptr;
   char *narrow_ = nullptr, *q_ = nullptr;

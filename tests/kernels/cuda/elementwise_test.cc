@@ -18,7 +18,7 @@ constexpr double kSwiGluError = 2 * 0x1p-23 + 4 * kEpsilon;
 TEST_P(GpuElementwiseTest, SwiGluAgreesWithFloat64) {
   for (const TypePair& types : kGpuTypePairs) {
     for (const int64_t dim : {1, 8, 100, 264, 2048, 2056}) {
-      const int64_t rows = 3, stride = 2 * dim + Pick(random(), {0, 8, 1});
+      const int64_t rows = 4, stride = 2 * dim + Pick(random(), {0, 8, 1});
       SCOPED_TRACE(testing::Message() << types << ", dim " << dim << ", stride " << stride);
       std::vector<float> both = RandomFloats(random(), rows * stride, 30);
       both[0] = -100, both[stride] = 100;
@@ -75,32 +75,26 @@ TEST_P(GpuElementwiseTest, RopeAgreesWithFloat64AndKeysAndValuesReachTheirSlots)
       layout.kv_heads = Pick(random(), {1, 2}), layout.block_tokens = Pick(random(), {1, 16, 32});
       const int q_heads = layout.kv_heads * Pick(random(), {1, 3}), heads = q_heads + 2 * layout.kv_heads;
       const DType q_dtype = Pick(random(), {0, 1}) == 0 ? types.in : types.out;
-      const int64_t rows = 3, stride = heads * head_dim + Pick(random(), {0, 8, 5});
+      const int64_t rows = 4, stride = heads * head_dim + Pick(random(), {0, 8, 5});
       SCOPED_TRACE(testing::Message() << types << ", head_dim " << head_dim << ", " << q_heads
                                       << " heads for " << layout.kv_heads << ", stride " << stride);
       const float factor = 1.25f;
       const int half = head_dim / 2;
       std::vector<double> inv_freq(half);
       for (int i = 0; i < half; ++i) inv_freq[i] = std::pow(500000.0, -2.0 * i / head_dim);
-      const std::vector<int32_t> positions = {0, 17, 131071};
+      const std::vector<int32_t> positions = {0, 17, 131071, 0};
       const std::vector<char> bytes = Encode(types.in, RandomFloats(random(), rows * stride));
       const std::vector<float> x = Decode(types.in, bytes);
-      // Rows 0 and 2 share a block where it has room.
+      // Rows 0 and 2 share a block where it has room; row 3 fills a step up and stores nothing.
       const int blocks = 2;
-      std::vector<int32_t> slots = {0, 0, layout.block_tokens - 1}, block_of = {0, 1, 0};
-      if (layout.block_tokens == 1) block_of[2] = 1, block_of[1] = 0, slots = {0, 0, 0};
-      const int64_t used_rows = layout.block_tokens == 1 ? 1 : rows;  // else two rows would share a slot
+      std::vector<int32_t> slots = {0, 0, layout.block_tokens - 1, 0}, block_of = {0, 1, 0, -1};
+      if (layout.block_tokens == 1) block_of[2] = -1, slots[2] = 0;
 
       const DeviceMemory in = Upload(bytes), positions_device = Upload(positions),
-                         frequencies = Upload(inv_freq), slots_device = Upload(slots);
+                         frequencies = Upload(inv_freq), slots_device = Upload(slots),
+                         blocks_device = Upload(block_of);
       const std::vector<char> empty(blocks * layout.block_bytes(), '\xff');  // NaN
       const DeviceMemory k_store = Upload(empty), v_store = Upload(empty);
-      std::vector<void*> k_blocks, v_blocks;
-      for (const int32_t b : block_of) {
-        k_blocks.push_back(k_store.data<char>() + b * layout.block_bytes());
-        v_blocks.push_back(v_store.data<char>() + b * layout.block_bytes());
-      }
-      const DeviceMemory k_table = Upload(k_blocks), v_table = Upload(v_blocks);
       const DeviceMemory q_out = Allocate(rows * q_heads * head_dim * DTypeBytes(q_dtype));
       const auto part = [&](int64_t head) {
         return in.data<char>() + head * head_dim * DTypeBytes(types.in);
@@ -108,21 +102,23 @@ TEST_P(GpuElementwiseTest, RopeAgreesWithFloat64AndKeysAndValuesReachTheirSlots)
       GpuRopeAppendArgs args;
       args.q = part(0), args.k = part(q_heads), args.v = part(q_heads + layout.kv_heads);
       args.in_dtype = types.in, args.q_stride = args.k_stride = args.v_stride = stride;
-      args.rows = static_cast<int>(used_rows), args.q_heads = q_heads;
+      args.rows = static_cast<int>(rows), args.q_heads = q_heads;
       args.positions = positions_device.data<int32_t>(), args.inv_freq = frequencies.data<double>();
       args.attention_factor = factor;
       args.q_out = q_out.data(), args.q_dtype = q_dtype, args.q_out_stride = q_heads * head_dim;
       args.layout = layout, args.slots = slots_device.data<int32_t>();
-      args.k_blocks = k_table.data<void*>(), args.v_blocks = v_table.data<void*>();
+      args.k_slab = k_store.data(), args.v_slab = v_store.data();
+      args.blocks = blocks_device.data<int32_t>();
       EXPECT_LAUNCHED(GpuRopeAppend(stream().ref(), args));
 
       const std::vector<float> q = Decode(q_dtype, Download<char>(q_out)),
                                k = Decode(layout.dtype, Download<char>(k_store)),
                                v = Decode(layout.dtype, Download<char>(v_store));
       std::vector<char> written(k.size(), 0);
-      for (int64_t r = 0; r < used_rows; ++r) {
+      for (int64_t r = 0; r < rows; ++r) {
         for (int head = 0; head < q_heads + layout.kv_heads; ++head) {
           const bool is_key = head >= q_heads;
+          if (is_key && block_of[r] < 0) continue;
           const int64_t to =
               is_key ? block_of[r] * layout.block_elements() + layout.offset(head - q_heads, slots[r])
                      : (r * q_heads + head) * head_dim;

@@ -49,6 +49,7 @@ TEST(Options, GenerateHasItsDefaults) {
   EXPECT_EQ(o.worker.policy, std::nullopt);
   EXPECT_EQ(o.worker.device, std::nullopt);
   EXPECT_EQ(o.worker.gpu_memory_utilization, 0.9);
+  EXPECT_TRUE(o.worker.cuda_graphs);
   EXPECT_EQ(o.worker.in_process, 0);
   EXPECT_TRUE(o.worker.kv.tokens.empty() && o.worker.kv.bytes.empty());
 }
@@ -57,7 +58,7 @@ TEST(Options, GenerateReadsEveryFlag) {
   const GenerateOptions o = Generate(
       "--cluster c.yaml --kv-tokens 1024,2048 --threads 3 --max-model-len 9000 --block-tokens 16 --policy "
       "none --isa avx2 "
-      "--device cuda --gpu-memory-utilization 0.5 --load-format dummy "
+      "--device cuda --gpu-memory-utilization 0.5 --load-format dummy --cuda-graphs off "
       "--max-batch-tokens 128 --max-batch-size 8 --in-process 2 --ucx-profile tcp+shm --prefix-cache off "
       "--heartbeat 50ms "
       "--dead-after 2s "
@@ -74,6 +75,7 @@ TEST(Options, GenerateReadsEveryFlag) {
   EXPECT_EQ(o.worker.device, DeviceWish::kCuda);
   EXPECT_EQ(o.worker.gpu_memory_utilization, 0.5);
   EXPECT_TRUE(o.worker.dummy_weights);
+  EXPECT_FALSE(o.worker.cuda_graphs);
   EXPECT_EQ(o.worker.max_batch_tokens, 128);
   EXPECT_EQ(o.worker.max_batch_size, 8);
   EXPECT_EQ(o.worker.in_process, 2);
@@ -169,6 +171,7 @@ TEST(Options, EveryWrongLineIsAUsageErrorThatNamesFlagAndValue) {
       {g + "--device gpu", {"--device", "'gpu'", "cuda"}},
       {g + "--gpu-memory-utilization 1.5", {"--gpu-memory-utilization", "'1.5'"}},
       {g + "--gpu-memory-utilization nan", {"--gpu-memory-utilization", "'nan'"}},
+      {g + "--cuda-graphs yes", {"--cuda-graphs", "'yes'"}},
       {g + "--load-format gguf", {"--load-format", "'gguf'"}},
       {g + "--kv-tokens 5,", {"--kv-tokens", "''"}},
       {g + "--kv-tokens 64KiB", {"--kv-tokens", "'64KiB'"}},

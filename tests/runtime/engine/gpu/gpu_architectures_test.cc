@@ -32,7 +32,7 @@ absl::StatusOr<std::vector<float>> Forward(const Model& model, int device, const
   ASSIGN_OR_RETURN(GpuStream stream, GpuStream::Create(device));
   ASSIGN_OR_RETURN(const auto attention,
                    GpuStepAttention::Create(ShapeOf(c), storage.get(), nullptr, &stream));
-  GpuTransformer transformer(gpu_model.get(), layout, nullptr, &stream);
+  GpuTransformer transformer(gpu_model.get(), storage.get(), nullptr, &stream);
   RETURN_IF_ERROR(transformer.Reserve(tokens, tokens));
   std::vector<float> all;
   for (int begin = 0; begin < tokens; begin += chunk_tokens) {
@@ -49,23 +49,21 @@ absl::StatusOr<std::vector<float>> Forward(const Model& model, int device, const
       logit_rows.push_back(t - begin);
     }
     tables.Clear();
-    RETURN_IF_ERROR(attention->Begin(static_cast<uint64_t>(begin), &plan, &tables));
+    RETURN_IF_ERROR(attention->Begin(static_cast<uint64_t>(begin), &plan));
+    attention->AddTables(&tables);
     const auto ids = tables.Add<int32_t>(absl::MakeConstSpan(prompt).subspan(begin, rows));
     const auto wanted = tables.Add<int32_t>(logit_rows);
     RETURN_IF_ERROR(tables.Send(stream));
-    RETURN_IF_ERROR(transformer.Forward(
-        {.tokens = tables.At(ids),
-         .positions = attention->positions(),
-         .logit_rows = tables.At(wanted),
-         .slots = attention->slots(),
-         .rows = rows,
-         .wanted = rows},
-        [&](int layer) {
-          return GpuKvTargets{attention->k_blocks(layer), attention->v_blocks(layer)};
-        },
-        [&](int layer, const void* q, void* out, DType out_dtype) {
-          return attention->Attend(layer, q, out, out_dtype);
-        }));
+    RETURN_IF_ERROR(transformer.Forward({.tokens = tables.At(ids),
+                                         .positions = attention->positions(),
+                                         .logit_rows = tables.At(wanted),
+                                         .blocks = attention->blocks(),
+                                         .slots = attention->slots(),
+                                         .rows = rows,
+                                         .wanted = rows},
+                                        [&](int layer, const void* q, void* out, DType out_dtype) {
+                                          return attention->Attend(layer, q, out, out_dtype);
+                                        }));
     const uint64_t count = static_cast<uint64_t>(rows) * c.vocab_size;
     ASSIGN_OR_RETURN(const PinnedMemory logits, PinnedMemory::Create(device, count * sizeof(float)));
     RETURN_IF_ERROR(stream.Copy(logits.data(), transformer.logits(), count * sizeof(float)));

@@ -43,11 +43,12 @@ class GpuMachineTest : public testing::TestWithParam<int> {
     goldens_ = ReadGoldens(TestPath("tests/data/" + name + "-golden.json"));
   }
 
-  WorkerSettings Settings(std::vector<uint32_t> kv_blocks) const {
+  WorkerSettings Settings(std::vector<uint32_t> kv_blocks, size_t graphs_max = kGpuGraphsMax) const {
     WorkerSettings settings = TestSettings(*model_, std::move(kv_blocks), kBlock);
     settings.engine.max_batch_tokens = 48;  // longer prompts are prefilled in chunks
-    settings.compute = [this](const Model*, const KvLayout& layout, uint32_t blocks) {
-      return MakeGpuCompute(gpu_model_, {.rows_max = 48, .logits_max = 8}, layout, blocks);
+    settings.compute = [this, graphs_max](const Model*, const KvLayout& layout, uint32_t blocks) {
+      return MakeGpuCompute(gpu_model_, {.rows_max = 48, .logits_max = 8, .graphs_max = graphs_max}, layout,
+                            blocks);
     };
     return settings;
   }
@@ -98,6 +99,39 @@ TEST_P(GpuMachineTest, GivesTheGoldenTokensInFp32) {
 TEST_P(GpuMachineTest, GivesTheGoldenTokensInBf16) {
   LoadModel("tiny-bf16");
   ExpectGoldens(Settings({20}), {4}, 5, 0.05);
+}
+
+// Batches of three, two and one: each size is filled up, seen, recorded and launched; with room for one graph
+// the next size drives out the one before. Then two of equal shape, with more blocks and with fewer.
+TEST_P(GpuMachineTest, GivesTheSameTokensWithAndWithoutGraphs) {
+  LoadModel("tiny");
+  std::vector<TestSequence> sequences;
+  for (int i = 0; i < 3; ++i)
+    sequences.push_back({.prompt = goldens_[1 + i].prompt_ids, .sampling = Greedy(4 + 4 * i)});
+  for (int i = 0; i < 2; ++i) {
+    std::vector<int32_t> prompt(i == 0 ? 100 : 20);
+    for (size_t t = 0; t < prompt.size(); ++t)
+      prompt[t] = static_cast<int32_t>((31 * t * t + 7 * t + i) % 250);
+    sequences.push_back({.prompt = std::move(prompt), .sampling = Greedy(5), .wave = 1 + i});
+  }
+  ClusterRun plain;
+  for (const size_t graphs_max : {size_t{0}, size_t{1}, kGpuGraphsMax}) {
+#ifdef LOMBARD_EMULATED_GPU
+    const uint64_t launched = emulation::GraphLaunches();
+#endif
+    const ClusterRun run = Run(Settings({20}, graphs_max), sequences);
+    ASSERT_EQ(run.results.size(), sequences.size());
+#ifdef LOMBARD_EMULATED_GPU
+    EXPECT_EQ(emulation::GraphLaunches() - launched > 0, graphs_max > 0);
+#endif
+    if (graphs_max == 0) plain = run;
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      EXPECT_TRUE(run.results[i].error.ok()) << run.results[i].error;
+      EXPECT_EQ(run.results[i].token_ids, plain.results[i].token_ids) << graphs_max << " graphs, " << i;
+      for (size_t t = 0; t < run.results[i].logprobs.size(); ++t)
+        EXPECT_NEAR(run.results[i].logprobs[t], plain.results[i].logprobs[t], 1e-4) << i << ", " << t;
+    }
+  }
 }
 
 TEST_P(GpuMachineTest, ReadsSharedPrefixesOnceForAllAndGivesTheSameTokens) {
