@@ -77,6 +77,7 @@ struct Device {
   uint64_t moves = 0;  // operations that all streams have done
   uint64_t graph_launches = 0;
   int patience_ms = 2000;
+  bool late = false;  // ScopedLateStreams
 
   uint64_t Draw() {
     std::seed_seq sequence{seed, seed >> 32, drawn++};
@@ -154,7 +155,7 @@ int Put(GpuStreamRef ref, const char* call, std::function<int()> run) {
   }
   stream.queue.push_back({call, std::move(run)});
   ++stream.put;
-  if (device.Draw() % 2 == 0) RunUntil(stream, stream.put);
+  if (device.Draw() % 2 == 0 && !device.late) RunUntil(stream, stream.put);
   return 0;
 }
 
@@ -199,6 +200,15 @@ ScopedSeed::ScopedSeed(uint64_t seed) {
 ScopedSeed::~ScopedSeed() {
   std::lock_guard lock(TheDevice().mutex);
   TheDevice().seed = before_;
+}
+
+ScopedLateStreams::ScopedLateStreams() {
+  std::lock_guard lock(TheDevice().mutex);
+  TheDevice().late = true;
+}
+ScopedLateStreams::~ScopedLateStreams() {
+  std::lock_guard lock(TheDevice().mutex);
+  TheDevice().late = false;
 }
 
 void SetMemoryBytes(uint64_t bytes) {

@@ -22,6 +22,15 @@ class ScopedSeed {
   uint64_t before_;
 };
 
+// While it lives, streams run nothing before somebody waits for it, whatever the seed says.
+class ScopedLateStreams {
+ public:
+  ScopedLateStreams();
+  ~ScopedLateStreams();
+  ScopedLateStreams(const ScopedLateStreams&) = delete;
+  ScopedLateStreams& operator=(const ScopedLateStreams&) = delete;
+};
+
 // Of the device, in bytes; 1 GiB until told otherwise. What is allocated stays.
 void SetMemoryBytes(uint64_t bytes);
 

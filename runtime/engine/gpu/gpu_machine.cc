@@ -22,6 +22,10 @@ absl::StatusOr<std::unique_ptr<GpuMachine>> GpuMachine::Create(std::shared_ptr<c
   std::unique_ptr<GpuMachine> machine(new GpuMachine(std::move(model), storage, client, std::move(stream),
                                                      blas.ok() ? *std::move(blas) : nullptr, graphs_max));
   machine->attention_ = std::move(attention);
+  for (int layer = 0; layer < storage->layers(); ++layer) {
+    ASSIGN_OR_RETURN(GpuEvent event, GpuEvent::Create(machine->stream_->device()));
+    machine->stored_.push_back(std::move(event));
+  }
   machine->remark_ = remark;
   return machine;
 }
@@ -48,7 +52,7 @@ absl::Status GpuMachine::Reserve(int rows, int wanted) {
 
 int GpuMachine::RowsForGraph(const StepWork& work) const {
   const int rows = static_cast<int>(work.input.tokens.size());
-  if (!graphs_.on() || rows == 0 || rows != work.input.logit_rows.size()) return 0;
+  if (!graphs_.on() || rows == 0 || rows != work.input.logit_rows.size() || !work.sends.empty()) return 0;
   return PaddedRows(rows, std::min(transformer_.rows_max(), transformer_.wanted_max()));
 }
 
@@ -79,7 +83,8 @@ absl::Status GpuMachine::Enqueue(const StepWork& work) {
                                  .slots = attention_->slots(),
                                  .rows = attention_->rows(),
                                  .wanted = static_cast<int>(all_logit_rows.size())},
-                                [this](int layer, const void* q, void* out, DType out_dtype) {
+                                [&](int layer, const void* q, void* out, DType out_dtype) -> absl::Status {
+                                  if (!work.sends.empty()) RETURN_IF_ERROR(stream_->Record(stored_[layer]));
                                   return attention_->Attend(layer, q, out, out_dtype);
                                 });
   };
@@ -97,6 +102,8 @@ absl::StatusOr<StepResult> GpuMachine::Run(const StepWork& work) {
   RETURN_IF_ERROR(broken_);
   const auto start = std::chrono::steady_clock::now();
   const absl::Status enqueued = Enqueue(work);
+  // While the layers run. An abandoned step's KV is not sent.
+  if (enqueued.ok()) SendStored(work.sends).IgnoreError();  // the stream's error comes again below
   // Also of an abandoned step: the next one writes the same arrays.
   absl::Status status = stream_->Synchronize();
   if (!status.ok() || (!enqueued.ok() && !attention_->peers_failed())) {
@@ -104,8 +111,6 @@ absl::StatusOr<StepResult> GpuMachine::Run(const StepWork& work) {
     return broken_;
   }
   RETURN_IF_ERROR(enqueued);
-  // The blocks are complete now; a stream of the storage's own reads them.
-  for (const KvSend& send : work.sends) Send(send);
   StepResult result;
   sampler_.Take(&result);
   result.remote = attention_->has_remote();
@@ -113,6 +118,14 @@ absl::StatusOr<StepResult> GpuMachine::Run(const StepWork& work) {
   result.keys_read = attention_->keys_read();
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
+}
+
+absl::Status GpuMachine::SendStored(const std::vector<KvSend>& sends) {
+  for (int layer = 0; layer < storage_->layers() && !sends.empty(); ++layer) {
+    RETURN_IF_ERROR(stored_[layer].Synchronize());
+    for (const KvSend& send : sends) client_->SendKv(send, layer);
+  }
+  return absl::OkStatus();
 }
 
 void GpuMachine::Send(const KvSend& send) {

@@ -1,6 +1,7 @@
 // Runs an engine's steps on a GPU: one stream, one copy of the step's arrays there, one of its results back.
 // The layers of a step of which every row is sampled and nothing is lent are one graph (gpu_step_graphs.h);
-// choosing tokens is not part of it.
+// choosing tokens is not part of it. KV of full blocks leaves for loans layer by layer, while later layers
+// are computed.
 //
 // Belongs to the step thread.
 #pragma once
@@ -51,6 +52,8 @@ class GpuMachine final : public Machine {
   // So many rows a decode step is filled up to, for a graph; 0: as it is.
   int RowsForGraph(const StepWork& work) const;
   absl::Status Enqueue(const StepWork& work);
+  // Each layer's bytes as soon as the stream has stored them. Failures show in the transfers.
+  absl::Status SendStored(const std::vector<KvSend>& sends);
 
   const std::shared_ptr<const GpuModel> model_;
   const GpuKvStorage* const storage_;
@@ -62,6 +65,7 @@ class GpuMachine final : public Machine {
   GpuTransformer transformer_;
   std::unique_ptr<GpuStepAttention> attention_;
   GpuStepGraphs graphs_;
+  std::vector<GpuEvent> stored_;  // [layers] the step's KV of the layer is; recorded where something is sent
   std::string remark_;
   absl::Status broken_;
 };

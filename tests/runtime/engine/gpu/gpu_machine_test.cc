@@ -159,6 +159,9 @@ TEST_P(GpuMachineTest, ReadsSharedPrefixesOnceForAllAndGivesTheSameTokens) {
 }
 
 TEST_P(GpuMachineTest, LendsAndBorrowsAndGivesTheGoldenTokens) {
+#ifdef LOMBARD_EMULATED_GPU
+  const emulation::ScopedLateStreams late;  // a block that is sent too early still has NaN in it
+#endif
   for (const std::string name : {"tiny", "tiny-bf16"}) {
     LoadModel(name);
     ClusterRun run;
