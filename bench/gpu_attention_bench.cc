@@ -7,174 +7,27 @@
 // in the second-level cache; the kernels are enqueued meanwhile, so launches cost nothing. K, V and queries
 // are random. --smoke: tiny shapes, for the emulated device and for a first try; its figures mean nothing.
 // Exits 77 where no GPU is.
-#include <cstdlib>
-#include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <random>
 
 #include "absl/strings/str_cat.h"
-#include "base/device/gpu_info.h"
-#include "base/device/gpu_memory.h"
 #include "base/device/gpu_status.h"
-#include "base/device/gpu_stream.h"
-#include "bench/bench_support.h"
+#include "bench/gpu_bench_support.h"
 #include "kernels/cuda/attention_schedule.h"
 #include "kernels/cuda/merge_states.h"
 #include "kernels/cuda/partial_attention.h"
-#ifdef LOMBARD_HAS_CUBLAS_LT
-#include "kernels/cuda/cublas_lt.h"
-#endif
 
 namespace lombard::bench {
 namespace {
 
 constexpr int kBlock = 32;
 
-struct Options {
-  std::string json;
-  int rounds = 20;
-  bool smoke = false;
-};
-
 struct Heads {
   int q = 0, kv = 0, dim = 128;
   int64_t key_bytes() const { return int64_t{4} * kv * dim; }  // K and V of one key, bf16
 };
-
-template <class T>
-T Take(absl::StatusOr<T> value) {
-  CHECK_OK(value.status());
-  return *std::move(value);
-}
-
-class Device {
- public:
-  Device(int device, const Options& options)
-      : options_(options),
-        device_(device),
-        stream_(Take(GpuStream::Create(device))),
-        start_(Take(GpuEvent::Create(device, /*timing=*/true))),
-        end_(Take(GpuEvent::Create(device, /*timing=*/true))),
-        flush_(Allocate(options.smoke ? 1 << 16 : 256 << 20)) {
-    std::minstd_rand random(1);
-    std::vector<uint16_t> values((options.smoke ? 1 << 16 : 64 << 20) / 2);
-    for (uint16_t& value : values) value = BF16FromFloat(static_cast<float>(random() % 2001) / 1000.0f - 1);
-    random_ = Upload(values);
-  }
-
-  GpuStream& stream() { return stream_; }
-  DeviceMemory Allocate(uint64_t bytes) { return Take(DeviceMemory::Create(device_, bytes)); }
-  template <class T>
-  DeviceMemory Upload(const std::vector<T>& values) {
-    const uint64_t bytes = values.size() * sizeof(T);
-    DeviceMemory memory = Allocate(bytes);
-    const PinnedMemory pinned = Take(PinnedMemory::Create(device_, bytes));
-    std::memcpy(pinned.data(), values.data(), bytes);
-    CHECK_OK(stream_.Copy(memory.data(), pinned.data(), bytes));
-    CHECK_OK(stream_.Synchronize());
-    return memory;
-  }
-  // bf16 in [-1, 1], the same 32 Mi of them again and again.
-  DeviceMemory Random(uint64_t bytes) {
-    DeviceMemory memory = Allocate(bytes);
-    for (uint64_t at = 0; at < bytes; at += random_.bytes())
-      CHECK_OK(stream_.Copy(memory.data<char>() + at, random_.data(), std::min(random_.bytes(), bytes - at)));
-    CHECK_OK(stream_.Synchronize());
-    return memory;
-  }
-
-  // Median seconds of each, taken in turns.
-  std::vector<double> Time(const std::vector<std::function<void()>>& cases) {
-    std::vector<std::vector<double>> seconds(cases.size());
-    for (int round = -2; round < options_.rounds; ++round) {
-      for (size_t i = 0; i < cases.size(); ++i) {
-        CHECK_OK(stream_.Fill(flush_.data(), static_cast<uint8_t>(round), flush_.bytes()));
-        CHECK_OK(stream_.Record(start_));
-        cases[i]();
-        CHECK_OK(stream_.Record(end_));
-        CHECK_OK(stream_.Synchronize());
-        const float ms = Take(ElapsedMs(start_, end_));
-        if (round >= 0) seconds[i].push_back(1e-3 * ms);
-      }
-    }
-    std::vector<double> medians;
-    for (const auto& one : seconds) medians.push_back(std::max(Median(one), 1e-9));
-    return medians;
-  }
-  double Time(const std::function<void()>& run) { return Time(std::vector{run})[0]; }
-  bool Fits(uint64_t bytes) {
-    return bytes + (uint64_t{1} << 30) < Take(QueryGpuMemory(device_)).free_bytes || options_.smoke;
-  }
-
- private:
-  const Options options_;
-  const int device_;
-  GpuStream stream_;
-  GpuEvent start_, end_;
-  DeviceMemory flush_, random_;
-};
-
-// Bytes read and written per second.
-double CopyRate(Device& device, bool smoke) {
-  const uint64_t bytes = smoke ? 1 << 16 : uint64_t{2} << 30;
-  const DeviceMemory from = device.Random(bytes), to = device.Allocate(bytes);
-  return 2.0 * bytes / device.Time([&] { CHECK_OK(device.stream().Copy(to.data(), from.data(), bytes)); });
-}
-
-// bf16 operations per second of an 8192 x 8192 x 8192 product by cuBLASLt; 0, and why, without it.
-double MatrixRate([[maybe_unused]] Device& device) {
-#ifdef LOMBARD_HAS_CUBLAS_LT
-  const absl::StatusOr<CublasLt> loaded = CublasLt::Load();
-  if (!loaded.ok()) {
-    std::printf("# no matrix rate: %s\n", loaded.status().ToString().c_str());
-    return 0;
-  }
-  const CublasLt& lt = *loaded;
-  const auto check = [&](cublasStatus_t status, const char* call) {
-    CHECK(status == CUBLAS_STATUS_SUCCESS) << lt.ToStatus(status, call);
-  };
-  constexpr uint64_t kSize = 8192, kWorkspace = 32 << 20;
-  const DeviceMemory a = device.Random(kSize * kSize * 2), b = device.Random(kSize * kSize * 2),
-                     c = device.Allocate(kSize * kSize * 2), workspace = device.Allocate(kWorkspace);
-  cublasLtHandle_t handle;
-  cublasLtMatmulDesc_t product;
-  cublasLtMatrixLayout_t layout;
-  cublasLtMatmulPreference_t preference;
-  check(lt.Create(&handle), "cublasLtCreate");
-  check(lt.MatmulDescCreate(&product, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate");
-  const cublasOperation_t transposed = CUBLAS_OP_T;
-  check(lt.MatmulDescSetAttribute(product, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed),
-        "cublasLtMatmulDescSetAttribute");
-  check(lt.MatrixLayoutCreate(&layout, CUDA_R_16BF, kSize, kSize, kSize), "cublasLtMatrixLayoutCreate");
-  check(lt.MatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
-  check(lt.MatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &kWorkspace,
-                                        sizeof kWorkspace),
-        "cublasLtMatmulPreferenceSetAttribute");
-  cublasLtMatmulHeuristicResult_t best;
-  int found = 0;
-  check(lt.MatmulAlgoGetHeuristic(handle, product, layout, layout, layout, layout, preference, 1, &best,
-                                  &found),
-        "cublasLtMatmulAlgoGetHeuristic");
-  CHECK(found == 1);
-  const float one = 1, zero = 0;
-  const double seconds = device.Time([&] {
-    check(lt.Matmul(handle, product, &one, a.data(), layout, b.data(), layout, &zero, c.data(), layout,
-                    c.data(), layout, &best.algo, workspace.data(), kWorkspace,
-                    static_cast<cudaStream_t>(device.stream().ref().handle)),
-          "cublasLtMatmul");
-  });
-  check(lt.MatmulPreferenceDestroy(preference), "cublasLtMatmulPreferenceDestroy");
-  check(lt.MatrixLayoutDestroy(layout), "cublasLtMatrixLayoutDestroy");
-  check(lt.MatmulDescDestroy(product), "cublasLtMatmulDescDestroy");
-  check(lt.Destroy(handle), "cublasLtDestroy");
-  return 2.0 * kSize * kSize * kSize / seconds;
-#else
-  std::printf("# no matrix rate: built without cuBLASLt's headers\n");
-  return 0;
-#endif
-}
 
 // One layer's attention, ready to run: schedule, tables and states on the device.
 class Layer {
@@ -387,60 +240,16 @@ void Prefill(Device& device, const Options& options, double matrix_rate, nlohman
   }
 }
 
-int Main(const Options& options) {
-  const GpuSearch found = FindGpus();
-  if (found.gpus.empty()) {
-    std::printf("no GPU: %s\n", found.reason.c_str());
-    return 77;
-  }
-  const GpuInfo& gpu = found.gpus[0];
-  std::printf("# %s, %d multiprocessors, %.0f MB of second-level cache; medians of %d\n", gpu.name.c_str(),
-              gpu.multiprocessors, 1e-6 * gpu.l2_bytes, options.rounds);
-  if (options.smoke) std::printf("# --smoke: these figures mean nothing\n");
-  Device device(gpu.device, options);
-  const double copy_rate = CopyRate(device, options.smoke);
-  const double matrix_rate = options.smoke ? 0 : MatrixRate(device);
-  std::printf("# ceilings: copy %.0f GB/s (read and written), bf16 products %.0f TFLOP/s\n", 1e-9 * copy_rate,
-              1e-12 * matrix_rate);
-  nlohmann::json rows;
-  Decode(device, options, copy_rate, rows);
-  SharedPrefix(device, options, matrix_rate, rows);
-  Prefill(device, options, matrix_rate, rows);
-  const nlohmann::json result = {{"gpu", gpu.name},
-                                 {"rounds", options.rounds},
-                                 {"smoke", options.smoke},
-                                 {"copy_gb_per_s", 1e-9 * copy_rate},
-                                 {"matrix_tflop_per_s", 1e-12 * matrix_rate},
-                                 {"rows", rows}};
-  if (!options.json.empty()) {
-    std::ofstream file(options.json);
-    file << result.dump(2) << "\n";
-    if (!file.flush()) {
-      std::fprintf(stderr, "cannot write %s\n", options.json.c_str());
-      return 1;
-    }
-  }
-  return 0;
-}
-
 }  // namespace
 }  // namespace lombard::bench
 
 int main(int argc, char** argv) {
-  lombard::bench::Options options;
-  for (int i = 1; i < argc; ++i) {
-    const std::string flag = argv[i];
-    if (flag == "--smoke") {
-      options.smoke = true;
-      options.rounds = 1;
-    } else if (flag == "--json" && i + 1 < argc) {
-      options.json = argv[++i];
-    } else if (flag == "--rounds" && i + 1 < argc) {
-      options.rounds = std::max(1, std::atoi(argv[++i]));
-    } else {
-      std::fprintf(stderr, "usage: gpu_attention_bench [--json FILE] [--rounds 20] [--smoke]\n");
-      return 2;
-    }
-  }
-  return lombard::bench::Main(options);
+  using namespace lombard::bench;  // NOLINT: this is the benchmark
+  return GpuBenchMain(
+      argc, argv, "gpu_attention_bench", 20,
+      [](Device& device, const Options& options, const Ceilings& ceilings, nlohmann::json& rows) {
+        Decode(device, options, ceilings.copy_rate, rows);
+        SharedPrefix(device, options, ceilings.matrix_rate, rows);
+        Prefill(device, options, ceilings.matrix_rate, rows);
+      });
 }
