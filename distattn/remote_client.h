@@ -5,8 +5,8 @@
 //   ... attend the local spans ...
 //   RETURN_IF_ERROR(client.Wait());    // every item's state is filled, or the exchange failed as a whole
 //
-// Threads: Post, Wait, SendKv, FetchKv, transfer, TakeFailures belong to the step thread; OnMessage,
-// OnPeerDown and OnPeerUp to the progress thread. Every wait is bounded by Options::reply_deadline; that of
+// Threads: Post, Wait, SendKv, FetchKv, transfer, ForgetTransfer, TakeFailures belong to the step thread;
+// OnMessage, OnPeerDown, OnPeerUp and OnPeerLost to the progress thread. Every wait is bounded by Options::reply_deadline; that of
 // an exchange begins anew with every state, since a creditor may hold queries back (service_budget.h).
 #pragma once
 

@@ -3,12 +3,12 @@
 //   Query (Channel::kQuery), debtor -> creditor: some rows of one layer against spans of loans that the
 //   creditor hosts.
 //     header:  QueryHeader, then item_count times QueryItem
-//     payload: per item in order, q [rows, q_heads, head_dim] in the KV dtype n_q * d * p bytes a row
+//     payload: per item in order, q [rows, q_heads, head_dim] in the KV dtype: n_q * d * p bytes a row
 //   State (Channel::kState), creditor -> debtor: the answer, items in the query's order.
 //     header:  StateHeader
-//     payload: per item acc [rows, q_heads, head_dim], max [rows, q_heads], sum [rows, q_heads], fp32 n_q *
-//     (4d + 8) bytes a row
-//              compact form: acc / sum in the KV dtype instead of acc n_q * (dp + 8) bytes a row
+//     payload: per item acc [rows, q_heads, head_dim], max [rows, q_heads], sum [rows, q_heads], fp32:
+//              n_q * (4d + 8) bytes a row
+//              compact form: acc / sum in the KV dtype instead of acc: n_q * (dp + 8) bytes a row
 //     A refusal (code != 0) has no payload; header is followed by a text.
 //   KvWrite (Channel::kKv), debtor -> creditor: one layer of consecutive slots of a loan.
 //     header:  KvHeader;  payload: per slot the K block, then the V block

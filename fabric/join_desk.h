@@ -6,7 +6,8 @@
 // After the hello:  host -> guest  entries: "1" if all ranks are on one host, then the members' host keys
 //                   guest -> host  its request
 //                   host -> guest  an entry, the welcome; or a refusal
-// One thread. No call waits for a guest; who does not speak in time is turned away.
+// One thread. No call waits for a guest's words; who does not speak in time is turned away. A reply fits a
+// socket's buffer: a guest whose buffer stays full holds a call up for 200 ms, then it is turned away.
 #pragma once
 
 #include <functional>
@@ -41,6 +42,7 @@ class JoinDesk {
       : options_(std::move(options)), listener_(std::move(listener)) {}
 
   std::vector<Request> Poll(absl::Time now);
+  // Once for each request. Nothing happens when the guest is gone.
   void Answer(uint64_t guest, const absl::StatusOr<std::string>& welcome);
   bool has_guests() const { return !guests_.empty(); }
 
@@ -62,14 +64,17 @@ class JoinDesk {
   uint64_t next_guest_ = 1;
 };
 
-// The other side.
+// The other side. One thread; every call waits for rank 0 until `deadline` at most.
 class JobEntry {
  public:
-  // `where`: rendezvous, key, protocol, deadline.
+  // Comes in at `rules.place` (host:port), as one that joins. kInvalidArgument: the place is none.
+  // kUnavailable: nobody listens there, or rank 0 is gone. kDeadlineExceeded: it did not answer.
+  // kDataLoss: its answer makes no sense. Otherwise its refusal, by name: kPermissionDenied for another key,
+  // kFailedPrecondition for another protocol version.
   static absl::StatusOr<JobEntry> Enter(const ReceptionRules& rules, absl::Time deadline);
   bool single_host() const { return single_host_; }
   int ranks_here() const { return ranks_here_; }  // members on this host
-  // The welcome, or why not.
+  // Once: rank 0's welcome to `request` (at most kJoinRequestBytesMax); or its refusal, or an error as above.
   absl::StatusOr<std::string> Ask(const std::string& request, absl::Time deadline);
 
  private:

@@ -2,8 +2,8 @@
 //
 //   KvPool pool(1024);
 //   ASSIGN_OR_RETURN(std::vector<BlockId> blocks, pool.Allocate(3));   // all or nothing
-//   pool.Release(blocks[0]);                                           // at zero references the block is
-//   free
+//   pool.Release(blocks[0]);  // at zero references the block is free
+//
 //
 // Not thread-safe: belongs to the step thread. O(1) per block.
 #pragma once

@@ -6,8 +6,8 @@
 //   creditor  owns the blocks. Its ledger names the debtor. It alone decides what it lends; its ledger is the
 //             truth.
 //   gManager  says who belongs to the cluster, collects heartbeats, publishes the view with the claim,
-//   advises
-//             moves. It decides nothing about memory.
+//             advises moves. It decides nothing about memory.
+//
 // Every worker is debtor and creditor at once. Everyone acts on views that may be stale; a refusal is the
 // ordinary answer to that. The subject of a loan is blocks for one request, or a prefix that the creditor's
 // cache has (PREFIXES). Within a loan the holder of the blocks changes only by the debtor's decision, between
@@ -16,12 +16,12 @@
 // MEMBERSHIP. A process is (instance, incarnation). gManager alone issues the list of members; each change
 // has a number of its own, and the list travels in every cluster view. There are as many instances as the job
 // may have at most; the first ones are expected from the start, the others vacant.
+//
 //   state        event at gManager                               becomes
 //   vacant,      Join of a process that rank 0 has let in        joining: it is granted the instance and a
-//   new lost, left                                                   incarnation: the largest known + 1, or +
-//   2 after
-//                                                                one that is lost, which may have taken the
-//                                                                next
+//   lost, left                                                   new incarnation: the largest known + 1, or
+//                                                                + 2 after one that is lost, which may have
+//                                                                taken the next
 //   joining      ping of that process                            alive
 //   joining      none within join_wait                           lost
 //   expected     ping or heartbeat of whoever is first           alive
@@ -30,15 +30,14 @@
 //   alive, draining  no ping for dead_after                      lost
 //   alive, draining  the connection to it broke                  lost
 //   alive        ping of another process, same incarnation       lost: a restarted process took its own
-//   number
-//                                                                for granted (of an instance nobody joined)
+//                                                                number for granted (of an instance nobody
+//                                                                joined)
 //   lost, alive  ping with an incarnation larger than known      alive (of an instance nobody joined, or by
-//   the
-//                                                                process that it was granted to)
+//                                                                the process that it was granted to)
 //   any          anything from a lost or older process           is answered by Fenced, which names the
-//   largest
-//                                                                incarnation known
+//                                                                largest incarnation known
 //   vacant, or granted to another process                        is answered by Fenced with `taken`
+//
 // Who is lost stays lost: there is no way back but as a new incarnation. A process that reads Fenced, or a
 // list in which it is lost, forgets every loan and request, takes the next number and reports anew; it sends
 // nothing but pings and heartbeats until a list shows it alive. If its place was taken, it ends. Fenced names
@@ -46,24 +45,26 @@
 // the messages of a process from the moment on that they know it to be lost or left, ends its loans here (new
 // ledger epoch) and treats its loans there as lost. So false suspicion costs work, never a result: what a
 // fenced process still computes is refused by epoch at its creditors and by incarnation at the front door.
-//   Joining: the words before the list are those of fabric/reception.h and fabric/join_desk.h. The process
-//   proves
-// the cluster key, names protocol version and fingerprint, and gets instance, incarnation and the others'
-// addresses; it connects to them (fabric/ucx/link.h) and pings. From the first ping on requests and loans
-// come.
-//   Draining: a worker that is told to leave says so in its heartbeats. It grants nothing, not even what it
-//   has
+//
+// Joining: the words before the list are those of fabric/reception.h and fabric/join_desk.h. The process
+// proves the cluster key, names protocol version and fingerprint, and gets instance, incarnation and the
+// others' addresses; it connects to them (fabric/ucx/link.h) and pings. From the first ping on requests and
+// loans come.
+//
+// Draining: a worker that is told to leave says so in its heartbeats. It grants nothing, not even what it has
 // reserved, and recalls every active loan; no older request may decline that. The front door gives it nothing
 // more. Its waiting requests go back to the front door at once (HandBack), its running ones when half of
 // `drain_wait` is over; they go on elsewhere with the tokens delivered so far. When nothing runs, nothing is
 // lent and every repayment is confirmed, or when drain_wait is over, it says Left, once, and ends after
 // Leave, or without it after a second. What is still lent or borrowed then is treated as of a lost process.
-//   A worker that cannot reach a peer (the connection is broken, a query is not answered in time, or nothing
-// has been heard of it for twice dead_after) does not declare it dead. As debtor
-// it treats its loans there as lost, goes on repaying them until the peer answers or is lost, reports the
-// peer as unreachable, and borrows nothing from it until it is heard of again or `unreachable_for` is over:
-// somebody must try. As creditor it waits: the debtor repays when it can, or the members' list ends the loan.
-//   A worker whose connection to gManager breaks makes it again, and may find itself fenced. It ends when
+//
+// A worker that cannot reach a peer (the connection is broken, a query is not answered in time, or nothing
+// has been heard of it for twice dead_after) does not declare it dead. As debtor it treats its loans there as
+// lost, goes on repaying them until the peer answers or is lost, reports the peer as unreachable, and borrows
+// nothing from it until it is heard of again or `unreachable_for` is over: somebody must try. As creditor it
+// waits: the debtor repays when it can, or the members' list ends the loan.
+//
+// A worker whose connection to gManager breaks makes it again, and may find itself fenced. It ends when
 // gManager's process is gone, when the connection has been broken for dead_after, or after a silence of ten
 // times that: it may be the one that is cut off.
 //
@@ -99,6 +100,7 @@
 // be used. The first refusal, not-active answer or missed reply deadline gives everything back, and the
 // request backs off. So nobody holds a part while waiting for the rest for longer than two reply deadlines,
 // and a loan in use was confirmed by its creditor: it cannot expire under a query.
+//
 //   missing answer    TryMoveKv, ActivateLoan and Repay are repeated every `retry`; all are idempotent
 //   unexpected grant  (given up meanwhile, or a copy) is repaid at once; if that is lost, the lease ends it
 //   Repay             is repeated until RepayAck; the debtor does not use the loan from the first Repay on
@@ -154,13 +156,12 @@
 //               write them. They go first when memory is wanted here: by an own request, for any other loan,
 //               or at the end of the job.
 //   adoption    The front door's replay names the lost process. The new home asks each creditor, itself
-//   first,
-//               before it admits the request: TryMoveKv with purpose ADOPT, the lost process, and the names
-//               of all full blocks of the tokens it was given, except for the last token, which is computed
-//               in any case. The creditor grants a new loan, id and epoch, of exactly the blocks whose place
-//               and name agree, and says which they are; the rest of what it held over for the request is
-//               freed. It goes on as any loan: lease, ActivateLoan. So a span is adopted once, and one that
-//               holds other tokens (generated, but never delivered) is not adopted at all.
+//               first, before it admits the request: TryMoveKv with purpose ADOPT, the lost process, and the
+//               names of all full blocks of the tokens it was given, except for the last token, which is
+//               computed in any case. The creditor grants a new loan, id and epoch, of exactly the blocks
+//               whose place and name agree, and says which they are; the rest of what it held over for the
+//               request is freed. It goes on as any loan: lease, ActivateLoan. So a span is adopted once, and
+//               one that holds other tokens (generated, but never delivered) is not adopted at all.
 //   too early   A creditor that has active loans of the named process has not heard of its loss yet: it does
 //               not answer, and is asked again after `retry`.
 //   the rest    What is not adopted is computed as after a lost loan. When the memory for it is not at hand,
@@ -168,8 +169,7 @@
 //
 // EPOCHS AND COPIES
 //   incarnation  in every message; a smaller one than known, or one known to be lost, is dropped; a larger
-//   one
-//                means that the peer restarted and that loans with the earlier process are lost
+//                one means that the peer restarted and that loans with the earlier process are lost
 //   loan         (id, epoch): id is (creditor << 40 | counter); epoch is the creditor's ledger epoch at the
 //                grant, which starts at incarnation << 32 and grows whenever a loan ends without its debtor's
 //                Repay. Who names a loan names both, and must be its debtor; anything else finds no loan
@@ -192,10 +192,10 @@
 // an instance that likely has it; the home asks that one with TryMoveKv of PURPOSE_PREFIX, salt and tokens.
 // The creditor compares the tokens under that salt, and grants all the blocks or none. States, messages,
 // deadlines and recalls are those of every loan, but:
+//
 //   reserved    the blocks are not allocated but read: the loan is one more reader of theirs, so they cannot
-//   be
-//               evicted until it has ended and service has let go of them. Each reader has a loan of its own,
-//               so the loans of a prefix are its count of references, here and elsewhere. They are the
+//               be evicted until it has ended and service has let go of them. Each reader has a loan of its
+//               own, so the loans of a prefix are its count of references, here and elsewhere. They are the
 //               creditor's own blocks, hence no part of lent_max; its reserve must stay free beside them
 //   KvWrite     is refused; a query or KvRead is answered. Queries of all the debtor's readers travel in one
 //               message per layer; rows that see all of the same blocks are one product

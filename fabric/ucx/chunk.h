@@ -4,12 +4,16 @@
 // it is read after everything sent before it.
 //
 //   offset  bytes
-//   0       4     job            fingerprint of the job's addresses: a stray sender of another job is not
-//   heard 4       4     from           rank of the sender 8       8     number         kFirst, kMore,
-//   kGoodbye: of this chunk. kCredit: charged bytes read so far. kConnect: the sender's generation. Others: 0
-//   16      4     header_bytes kFirst: of the whole message 20      4     payload_bytes  kFirst: of the whole
-//   message 24      1     kind 25      1     channel        kFirst 26      2     zero 28      4 connection of
-//   the pair; fabric/ucx/link.h
+//   0       4     job            fingerprint of the job's addresses: a stray sender of another is not heard
+//   4       4     from           rank of the sender
+//   8       8     number         kFirst, kMore, kGoodbye: of this chunk. kCredit: charged bytes read so far.
+//                                kConnect: the sender's generation. Others: 0
+//   16      4     header_bytes   kFirst: of the whole message
+//   20      4     payload_bytes  kFirst: of the whole message
+//   24      1     kind
+//   25      1     channel        kFirst
+//   26      2     zero
+//   28      4     connection     of the pair (fabric/ucx/link.h)
 //
 // Credits: a sender may have at most a window of charged bytes (data and kChunkHeaderBytes for each numbered
 // chunk) that the reader has not reported as read. All numbers little-endian.

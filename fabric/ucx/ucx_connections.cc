@@ -1,6 +1,4 @@
 // Connections of UcxTransport: made, failed, made again, ended.
-#include <sched.h>
-
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"

@@ -2,8 +2,8 @@
 // concerns that line alone: it becomes an entry with `error`, and the others go on.
 //
 // Plain form:  {"prompt": "text" or [ids], "id"?: string or number, sampling fields...}
-// Batch form:  {"custom_id": "...", "method"?: "POST", "url": "/v1/completions", "body": {"prompt": ...,
-// sampling fields...}}
+// Batch form:  {"custom_id": "...", "method"?: "POST", "url": "/v1/completions",
+//               "body": {"prompt": ..., sampling fields...}}
 //              (the OpenAI batch file; the body's `model` is not looked at)
 // Sampling fields: those of SamplingParams by name (stop: a string or a list; logprobs: a number, or true for
 // 0; null: default), and add_special_tokens. A prompt given as a list of one is that one. Fields that would

@@ -1,6 +1,7 @@
 #include "runtime/worker/worker.h"
 
 #include <algorithm>
+#include <functional>
 
 #include "base/check.h"
 #include "base/status.h"

@@ -2,8 +2,9 @@
 //
 //   progress thread  owns the transport; sorts messages, sends pings, never computes
 //   service thread   answers other ranks' queries and stores the KV they lend us to hold
-//   (distattn/remote_service.h) step thread      rmanager and engine: takes what came, decides, computes,
-//   commits manager thread   rank 0 only: gManager
+//                    (distattn/remote_service.h)
+//   step thread      rmanager and engine: takes what came, decides, computes, commits
+//   manager thread   rank 0 only: gManager
 //
 // The front door (rank 0) is whoever implements FrontDoor; it is called on the progress thread, unless it
 // says otherwise, and must not block.
@@ -17,9 +18,6 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
-#include <deque>
-#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>

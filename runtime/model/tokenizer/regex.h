@@ -1,8 +1,8 @@
 // A PCRE2 pattern, compiled with JIT, applied to text in the internal form of unicode.h.
+//
 // Patterns in tokenizer.json are written for Oniguruma's Ruby syntax. They mean the same here where both
-// agree; `^` and
-// `$` match at line borders as they do there, and character classes that only Oniguruma has (nested, &&) are
-// refused.
+// agree; `^` and `$` match at line borders as they do there, and character classes that only Oniguruma has
+// (nested, &&) are refused.
 #pragma once
 
 #include <cstddef>
