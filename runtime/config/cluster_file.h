@@ -8,7 +8,7 @@
 //       kv_tokens: 4096           # or kv_bytes: 64MiB; per rank
 //       host: node1               # where it is expected to run
 //   lending:
-//     policy: greedy              # none | static | greedy | lombard
+//     policy: greedy              # none | greedy; static and lombard are not in this version
 //     reserve: 5%                 # share of its pool an instance keeps for its own requests
 //     lent_max: 80%               # share of its pool it lends at most
 //     plan_period: 200ms

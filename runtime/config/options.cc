@@ -112,8 +112,10 @@ absl::StatusOr<std::vector<uint64_t>> ParseByteList(const std::string& text) {
 }
 
 absl::StatusOr<Policy> ParsePolicy(const std::string& text) {
-  if (const auto policy = PolicyFromName(text)) return *policy;
-  return absl::InvalidArgumentError(absl::StrCat("'", text, "' is none of none, static, greedy, lombard"));
+  const std::optional<Policy> policy = PolicyFromName(text);
+  if (policy == Policy::kNone || policy == Policy::kGreedy) return *policy;
+  return absl::InvalidArgumentError(absl::StrCat(
+      "'", text, "' is ", policy ? "not in this version, which knows" : "none of", " none, greedy"));
 }
 
 absl::StatusOr<std::string> ParseIsaName(const std::string& text) {
@@ -172,7 +174,7 @@ void AddWorkerFlags(CLI::App* app, WorkerOptions* o) {
               "longest sequence in tokens [the model's max_position_embeddings]");
   flags.Whole("--block-tokens", &o->block_tokens, 1, 1024, "tokens of a KV block [32]");
   flags.Value("--policy", "NAME", &o->policy, ParsePolicy,
-              "who lends to whom: none, static, greedy, lombard [greedy]");
+              "who lends to whom: none, greedy [cluster file, then greedy]");
   flags.Value("--isa", "NAME", &o->isa, ParseIsaName,
               "instruction set: base, avx2, avx512, avx512_bf16, amx [the best there is]");
   flags.Whole("--max-batch-tokens", &o->max_batch_tokens, 1, 1 << 20,
@@ -196,7 +198,7 @@ void AddWorkerFlags(CLI::App* app, WorkerOptions* o) {
               "this process's rank, for a start without mpirun and srun");
   flags.Whole("--size", &o->size, 1, kRanksMax, "number of ranks, with --rank");
   flags.Value("--rendezvous", "HOST:PORT", &o->rendezvous, ParseRendezvous,
-              "where rank 0 listens, with --rank");
+              "where rank 0 listens: for ranks started with --rank and --size, and for those that --join");
   app->add_flag("--join", o->join,
                 "join the running job at --rendezvous, as --rank or as any rank that is free");
   flags.Whole("--size-max", &o->size_max, 1, kRanksMax,

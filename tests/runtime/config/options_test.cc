@@ -184,6 +184,7 @@ TEST(Options, EveryWrongLineIsAUsageErrorThatNamesFlagAndValue) {
       {g + "--threads two", {"--threads", "'two'"}},
       {g + "--block-tokens 4096", {"--block-tokens", "'4096'", "1024"}},
       {g + "--policy generous", {"--policy", "'generous'", "greedy"}},
+      {g + "--policy static", {"--policy", "'static'", "not in this version", "none, greedy"}},
       {g + "--isa sse9", {"--isa", "'sse9'", "avx2"}},
       {g + "--rank 1", {"--rank", "--size"}},
       {g + "--rank 4 --size 4 --rendezvous h:1", {"--rank 4", "--size 4"}},
