@@ -71,10 +71,8 @@ TEST(Loopback, APollWithoutNewsWaitsAndOneWithNewsDoesNot) {
     absl::SleepFor(absl::Milliseconds(20));
     transports[0]->Send(1, {}).IgnoreError();
   });
-  const absl::Time second = absl::Now();
   transports[1]->Poll(reader, absl::InfiniteDuration());
   sender.join();
-  EXPECT_LT(absl::Now() - second, absl::Seconds(20));
   EXPECT_EQ(reader.waiting(0), 1u);
 }
 

@@ -73,7 +73,7 @@ TEST(ProcessWatch, TellsOnceThatAProcessHasEnded) {
   EXPECT_FALSE(Readable(watch.fd(), 0));
   EXPECT_THAT(watch.Ended(), testing::IsEmpty());
   one.End();
-  EXPECT_TRUE(Readable(watch.fd(), 5000));
+  EXPECT_TRUE(Readable(watch.fd(), 100000));
   EXPECT_THAT(watch.Ended(), testing::ElementsAre(1));
   EXPECT_THAT(watch.Ended(), testing::IsEmpty());
   EXPECT_FALSE(Readable(watch.fd(), 0));

@@ -122,6 +122,7 @@ TEST(JoinDesk, AGuestIsToldAsksAndIsAnswered) {
   JoinDesk desk(
       {.rules = rules,
        .single_host = true,
+       .word_wait = absl::Hours(1),
        .host_keys =
            [] {
              return std::vector<std::string>{"elsewhere", ""};
@@ -129,20 +130,26 @@ TEST(JoinDesk, AGuestIsToldAsksAndIsAnswered) {
        .on_refusal = [&](const absl::Status& why) { refused.push_back(std::string(why.message())); }},
       *std::move(listener));
   std::atomic<bool> done{false};
-  std::thread guests([&] {
-    const absl::Time deadline = absl::Now() + absl::Seconds(10);
+  const auto ask = [&] {
+    const absl::Time deadline = absl::Now() + absl::Hours(1);
     auto entry = JobEntry::Enter(rules, deadline);
-    EXPECT_TRUE(entry.ok()) << entry.status();
+    ASSERT_TRUE(entry.ok()) << entry.status();
     EXPECT_TRUE(entry->single_host());
     EXPECT_EQ(entry->ranks_here(), 0);
-    EXPECT_EQ(*entry->Ask("may I?", deadline), "you may");
+    const auto welcome = entry->Ask("may I?", deadline);
+    ASSERT_TRUE(welcome.ok()) << welcome.status();
+    EXPECT_EQ(*welcome, "you may");
     auto second = JobEntry::Enter(rules, deadline);
+    ASSERT_TRUE(second.ok()) << second.status();
     EXPECT_EQ(second->Ask("may I?", deadline).status(), absl::ResourceExhaustedError("no place"));
     ReceptionRules wrong = rules;
     wrong.key = kOther;
     EXPECT_TRUE(absl::IsPermissionDenied(JobEntry::Enter(wrong, deadline).status()));
     BootstrapOptions starts{.rank = 1, .size = 2, .rendezvous = rules.place, .key = kKey, .protocol = 2};
     EXPECT_THAT(std::string(MakeEnvironmentBootstrap(starts).status().message()), HasSubstr("--join"));
+  };
+  std::thread guests([&] {
+    ask();
     done = true;
   });
   int asked = 0;

@@ -13,9 +13,13 @@
 #include <vector>
 
 #include "absl/functional/function_ref.h"
+#include "absl/time/time.h"
 #include "fabric/transport.h"
 
 namespace lombard::test {
+
+// What must not be used up: the test's own time limit (CTest's) ends first, and fails it.
+inline constexpr absl::Duration kLongerThanTheTest = absl::Hours(1);
 
 // One rank: keeps what arrived, by sender. By default a thread of its own polls the transport until the Peer
 // ends, as in production; everything else is called by one other thread.
@@ -35,10 +39,11 @@ class Peer final : public TransportHandler {
 
   void MustSend(int to, Channel channel, std::string header, std::string payload);
   // False, and the test has failed, when done() does not become true in time.
-  bool WaitUntil(absl::FunctionRef<bool()> done, absl::Duration timeout = absl::Seconds(30));
+  bool WaitUntil(absl::FunctionRef<bool()> done, absl::Duration timeout = absl::Seconds(100));
   // Messages from `from`, in the order they came; fewer when they did not come in time (the test has failed
   // then).
   std::vector<Message> Take(int from, size_t count);
+  Message TakeOne(int from);  // an empty one when none came in time
   // All of the first `ranks` ranks have come here (all of the job when 0). Sends payload-free control
   // messages.
   void Barrier(int ranks = 0);

@@ -26,7 +26,7 @@ ldd bin/sh | awk '$2 == "=>" {print $3} $1 ~ /^\// {print $1}' | while IFS= read
 done
 inside() {
   # shellcheck disable=SC2016  # the inner shells expand it
-  timeout 60 unshare --mount sh -c 'mount -t proc proc "$0/proc" && mount --rbind /sys "$0/sys" && mount --rbind /dev "$0/dev" && exec chroot "$0" /bin/sh -c "cd /opt/elsewhere/lombard && $1"' "$scratch/root" "$1"
+  timeout 200 unshare --mount sh -c 'mount -t proc proc "$0/proc" && mount --rbind /sys "$0/sys" && mount --rbind /dev "$0/dev" && exec chroot "$0" /bin/sh -c "cd /opt/elsewhere/lombard && $1"' "$scratch/root" "$1"
 }
 
 inside './lombard --version' | grep -q '^lombard ' || fail "lombard --version"
@@ -34,10 +34,10 @@ inside './lombard doctor' | grep -q '^summary: ' || fail "lombard doctor"
 inside './bin/kvpool_test --gtest_brief=1' || fail "kvpool_test"
 
 # Two ranks started by hand; the prompt fits into none of them alone.
-port=$((20000 + $$ % 10000))
+port=$((28000 + $$ % 4700))  # as in tests/fabric/processes_test.sh
 awk 'BEGIN { printf "{\"prompt\": ["; for (i = 0; i < 200; ++i) printf "%s%d", i ? ", " : "", 5 + i % 90; print "], \"max_tokens\": 8, \"ignore_eos\": true}" }' > opt/in.jsonl
 rank() {
-  inside "./lombard generate --rank $1 --size 2 --rendezvous 127.0.0.1:$port --model tests/data/tiny --threads 1 --kv-tokens 176 \
+  inside "./lombard generate --rank $1 --size 2 --rendezvous 127.0.0.1:$port --model tests/data/tiny --threads 1 --kv-tokens 176 --dead-after 30s \
     --block-tokens 16 --input /opt/in.jsonl --output /opt/out.jsonl --report /opt/report"
 }
 rank 1 &

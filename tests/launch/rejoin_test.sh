@@ -14,13 +14,19 @@ fail() {
 }
 
 cd "$root" || exit 1
-port=$((21000 + $$ % 9000))
-for i in {1..40}; do echo "{\"prompt\": [5, 6, $((i + 7))], \"max_tokens\": 100, \"ignore_eos\": true}"; done > "$scratch/in.jsonl"
-common=(generate --model tests/data/tiny --threads 1 --kv-tokens 1024 --rendezvous "127.0.0.1:$port" --rate 8
+port=$((28000 + $$ % 4700))  # as in tests/fabric/processes_test.sh
+request() { echo "{\"prompt\": [$1], \"max_tokens\": $2, \"ignore_eos\": true}"; }
+{
+  request 5,6,7 5
+  # One rank alone cannot hold it: once rank 1 is killed it waits for somebody who joins.
+  request "$(for _ in {1..4}; do seq -s, 5 504; done | paste -sd,),$(seq -s, 5 204)" 1400
+  for i in {1..38}; do request "5,6,$((i + 7))" 100; done
+} > "$scratch/in.jsonl"
+common=(generate --model tests/data/tiny --threads 1 --kv-tokens 2048 --rendezvous "127.0.0.1:$port" --rate 8 --dead-after 30s --recovery-wait 10m
   --input "$scratch/in.jsonl" --output "$scratch/out.jsonl")
 launch/run -n 2 "${common[@]}" 2> "$scratch/job.log" &
 job=$!
-for _ in {1..400}; do
+for _ in {1..3000}; do
   [[ -s $scratch/out.jsonl ]] && break
   kill -0 $job 2> /dev/null || fail "the job ended early"
   sleep 0.1
@@ -32,8 +38,12 @@ for pid in $(pgrep -x lombard); do
 done
 [[ -n $victim ]] || fail "rank 1 was not found"
 kill -9 "$victim"
-timeout 60 "$LOMBARD_BINARY" "${common[@]}" --join --rank 1 2> "$scratch/joiner.log"
-joined=$?
+while true; do  # until rank 0 knows of the loss, the rank is taken
+  timeout 240 "$LOMBARD_BINARY" "${common[@]}" --join --rank 1 2> "$scratch/joiner.log"
+  joined=$?
+  grep -q 'rank 1 is taken' "$scratch/joiner.log" || break
+  kill -0 $job 2> /dev/null || break
+done
 wait $job
 status=$?
 ((joined == 0)) || fail "the joiner ended with $joined"

@@ -12,6 +12,6 @@ case $1 in
   usage) finish 2 ;;
   one-fails) ((rank == 1)) && finish 7; finish 0 ;;
   one-dies) ((rank == 1)) && kill -KILL $$; sleep 1; finish 0 ;;
-  one-lingers) ((rank == 1)) && finish 5; sleep 60; finish 0 ;;
-  sleep) sleep 60; finish 0 ;;
+  one-lingers) ((rank == 1)) && finish 5; sleep 600; finish 0 ;;
+  sleep) touch "$LOMBARD_RUN_DIR/rank.$rank.sleeps"; sleep 600; finish 0 ;;
 esac

@@ -50,7 +50,7 @@ absl::StatusOr<ClusterRun> RunOnCluster(const WorkerSettings& settings, const Mo
       for (SequenceResult& result : done) run.results[index.at(result.number)] = std::move(result), --missing;
     }
   }
-  ASSIGN_OR_RETURN(run.reports, cluster->job().End(absl::Seconds(20)));
+  ASSIGN_OR_RETURN(run.reports, cluster->job().End(absl::Hours(1)));
   RETURN_IF_ERROR(cluster->Join());
   run.manager = cluster->worker(0).gmanager()->counters();
   for (size_t rank = 0; rank < settings.kv_blocks.size(); ++rank) {

@@ -2,6 +2,7 @@
 
 namespace lombard {
 
-int FreePort();  // of 127.0.0.1, free now
+// Free now, and not given to another test that runs at the same time.
+int FreePort();
 
 }  // namespace lombard

@@ -32,9 +32,11 @@ class LoanBench::Pump : public TransportHandler {
     thread_.join();
   }
   void OnMessage(int from, Message message) override {
-    ForService(*PeekKind(message.header)) ? service_->Enqueue(from, std::move(message))
-                                          : client_->OnMessage(from, std::move(message));
+    if (ForService(*PeekKind(message.header))) return service_->Enqueue(from, std::move(message));
+    client_->OnMessage(from, std::move(message));
+    ++answers_;
   }
+  uint64_t answers() const { return answers_; }
   void OnPeerDown(int, const absl::Status&) override {}
 
  private:
@@ -42,11 +44,14 @@ class LoanBench::Pump : public TransportHandler {
   RemoteClient* client_;
   RemoteService* service_;
   std::atomic<bool> stop_{false};
+  std::atomic<uint64_t> answers_{0};
   std::thread thread_;
 };
 
 LoanBench::LoanBench(const Settings& settings, const Model* model, const Tokenizer* tokenizer)
-    : block_tokens_(settings.engine.block_tokens), ranks_(settings.kv_blocks.size()) {
+    : block_tokens_(settings.engine.block_tokens),
+      kv_is_fast_(settings.kv_is_fast),
+      ranks_(settings.kv_blocks.size()) {
   const ModelConfig& config = model->config();
   const int size = static_cast<int>(settings.kv_blocks.size());
   const KvLayout layout{.dtype = config.dtype,
@@ -167,8 +172,12 @@ void LoanBench::Step() {
   const StepWork* work = engine_->Begin(now_);
   // Steps of a tiny model leave the others no time: KV may be on its way.
   std::this_thread::sleep_for(std::chrono::microseconds(work == nullptr ? 100 : 20));
+  // Whatever the debtor sends is answered.
+  while (kv_is_fast_ && ranks_[0].pump->answers() < transports_[0]->counters().messages)
+    std::this_thread::sleep_for(std::chrono::microseconds(20));
   if (work != nullptr) {
-    rows_ += engine_->Finish(machine_->Run(*work), now_).rows;
+    const StepReport report = engine_->Finish(machine_->Run(*work), now_);
+    rows_ += report.rows, keys_read_ += report.keys_read;
   }
   for (const RemoteFailure& failure : client_->TakeFailures()) {
     if (failure.loan.has_value()) ++refused_loans_;

@@ -26,6 +26,7 @@ class LoanBench {
   struct Settings {
     std::vector<uint32_t> kv_blocks;  // of every rank; rank 0 is the debtor
     EngineOptions engine;             // block_tokens, batch limits
+    bool kv_is_fast = false;          // it has arrived when the step that sent for it begins
   };
   struct Result {
     std::vector<int32_t> tokens;
@@ -52,6 +53,7 @@ class LoanBench {
   const std::vector<Result>& results() const { return results_; }
   const Engine& engine() const { return *engine_; }
   uint64_t refused_loans() const { return refused_loans_; }  // failures that named one
+  uint64_t keys_read() const { return keys_read_; }          // at home, of one layer, in all steps
 
  private:
   class Pump;
@@ -70,6 +72,7 @@ class LoanBench {
   void Check();
 
   const uint32_t block_tokens_;
+  const bool kv_is_fast_;
   std::vector<std::unique_ptr<Transport>> transports_;
   std::vector<Rank> ranks_;
   std::unique_ptr<RemoteClient> client_;
@@ -77,7 +80,7 @@ class LoanBench {
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<GManager> gmanager_;
   absl::Time now_ = absl::UnixEpoch() + absl::Hours(1);
-  uint64_t rows_ = 0, refused_loans_ = 0;
+  uint64_t rows_ = 0, keys_read_ = 0, refused_loans_ = 0;
   std::multimap<uint64_t, std::function<void()>> actions_;
   std::multimap<absl::Time, std::function<void()>> timed_actions_;
   std::vector<Result> results_;

@@ -169,7 +169,7 @@ TEST_F(LoanLossTest, TakenHomeItComesWithoutBeingComputedAgain) {
   const LoanBench::Result alone = Undisturbed(Prompt(700, 100), 200);
   EngineOptions options = Options();
   options.borrow_patience = absl::ZeroDuration();
-  LoanBench bench({.kv_blocks = {60, 60}, .engine = options}, model_, tokenizer_);
+  LoanBench bench({.kv_blocks = {60, 60}, .engine = options, .kv_is_fast = true}, model_, tokenizer_);
   bench.Submit(Prompt(800), 30);
   bench.Submit(Prompt(700, 100), 200);
   bench.At(1600, [&] {
@@ -189,7 +189,7 @@ TEST_F(LoanLossTest, TakenHomeItComesWithoutBeingComputedAgain) {
 
 TEST_F(LoanLossTest, WithoutMemoryAtHomeWhatIsTakenBackGoesElsewhere) {
   const LoanBench::Result alone = Undisturbed(Prompt(1000), 200);
-  LoanBench bench({.kv_blocks = kSmallHome, .engine = Options()}, model_, tokenizer_);
+  LoanBench bench({.kv_blocks = kSmallHome, .engine = Options(), .kv_is_fast = true}, model_, tokenizer_);
   bench.Submit(Prompt(1000), 200);
   bench.At(1005, [&] {
     EXPECT_GT(bench.lent(1), 0u);

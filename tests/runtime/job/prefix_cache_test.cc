@@ -1,11 +1,23 @@
 // Goal: with the prefix cache on, every request gives the tokens that it gives with the cache off, however
 // the prompts share, and what is shared is computed once.
 #include "tests/runtime/job/prefix_fixture.h"
+#include "tests/support/loan_bench.h"
 
 namespace lombard {
 namespace {
 
-using PrefixCacheTest = PrefixTest;
+class PrefixCacheTest : public PrefixTest {
+ protected:
+  // Of one layer, by one instance that has all requests before its first step.
+  static uint64_t KeysRead(const SharingCost& sharing, const std::vector<TestSequence>& sequences) {
+    LoanBench bench(
+        {.kv_blocks = {200}, .engine = {.block_tokens = kBlock, .max_model_len = 4096, .sharing = sharing}},
+        model_, tokenizer_);
+    for (const TestSequence& sequence : sequences) bench.Submit(sequence.prompt, kOutput);
+    EXPECT_TRUE(bench.Run()) << bench.error();
+    return bench.keys_read();
+  }
+};
 
 TEST_F(PrefixCacheTest, ATreeOfTwoLevelsIsComputedOncePerNode) {
   std::vector<TestSequence> sequences;
@@ -27,9 +39,8 @@ TEST_F(PrefixCacheTest, WhatManyReadIsReadOnceAStep) {
   WorkerSettings settings = TestSettings(*model_, {200}, kBlock);
   settings.sharing = SharingCost::OfReading(64);
   ExpectEqualTokens(settings, sequences);
-  const uint64_t together = Run(settings, true, sequences).reports[0].keys_read();
-  settings.sharing = SharingCost::Never();
-  const uint64_t apart = Run(settings, true, sequences).reports[0].keys_read();
+  const uint64_t together = KeysRead(SharingCost::OfReading(64), sequences);
+  const uint64_t apart = KeysRead(SharingCost::Never(), sequences);
   // The prefix is computed before the others come, in one chunk of its 320 tokens and 4 more; their own
   // tokens follow in one step, and kOutput - 1 decodes. The first is ahead of the others by up to a step.
   const uint64_t least = uint64_t{kOutput - 1} * 14 * 20 * kBlock;
@@ -39,16 +50,11 @@ TEST_F(PrefixCacheTest, WhatManyReadIsReadOnceAStep) {
 
 TEST_F(PrefixCacheTest, OneReaderAndShortPrefixesAreReadAsIfNothingWereShared) {
   const std::vector<int32_t> head = Tokens(8 * kBlock);
-  WorkerSettings settings = TestSettings(*model_, {200}, kBlock);
-  const auto keys = [&](SharingCost sharing, const std::vector<TestSequence>& sequences) {
-    settings.sharing = sharing;
-    return Run(settings, true, sequences).reports[0].keys_read();
-  };
   const SharingCost eager = SharingCost::OfReading(1), longer = SharingCost::OfReading(16 * kBlock);
   const std::vector<TestSequence> alone = {After(head, 20)}, both = {After(head, 20), After(head, 9)};
-  EXPECT_EQ(keys(eager, alone), keys(SharingCost::Never(), alone));
-  EXPECT_EQ(keys(longer, both), keys(SharingCost::Never(), both));
-  EXPECT_LT(keys(eager, both), keys(SharingCost::Never(), both));
+  EXPECT_EQ(KeysRead(eager, alone), KeysRead(SharingCost::Never(), alone));
+  EXPECT_EQ(KeysRead(longer, both), KeysRead(SharingCost::Never(), both));
+  EXPECT_LT(KeysRead(eager, both), KeysRead(SharingCost::Never(), both));
 }
 
 TEST_F(PrefixCacheTest, WhatDoesNotPayForAllIsReadWithTheNextNodeByItsReaders) {
@@ -60,12 +66,10 @@ TEST_F(PrefixCacheTest, WhatDoesNotPayForAllIsReadWithTheNextNodeByItsReaders) {
     for (int i = 0; i < 6; ++i) sequences.push_back(After(middle, 4));
   }
   WorkerSettings settings = TestSettings(*model_, {200}, kBlock);
-  settings.sharing = SharingCost::Never();
-  const uint64_t apart = Run(settings, true, sequences).reports[0].keys_read();
   settings.sharing = SharingCost::OfReading(16 * kBlock);
   const Totals totals = ExpectEqualTokens(settings, sequences);
   EXPECT_GE(totals.hit, 10u * 21 * kBlock);
-  EXPECT_LT(Run(settings, true, sequences).reports[0].keys_read(), apart / 3);
+  EXPECT_LT(KeysRead(*settings.sharing, sequences), KeysRead(SharingCost::Never(), sequences) / 3);
 }
 
 TEST_F(PrefixCacheTest, EightSystemPromptsAtOnceInChunksOfAFewTokens) {
