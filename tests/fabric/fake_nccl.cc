@@ -30,7 +30,8 @@ struct ncclComm {
   std::string key;
   int rank, size, device;
   bool aborted = false, remote_error = false, refused = false;
-  int not_yet = 0;  // answers ncclInProgress so often
+  int not_yet = 0;                              // answers ncclInProgress so often
+  bool has_sent = false, has_received = false;  // submitted one, that is
 };
 
 namespace lombard {
@@ -40,6 +41,7 @@ namespace {
 struct World {
   std::mutex mutex;  // taken after the device's
   uint64_t keys = 0, calls = 0;
+  bool connects = false;  // FakeNcclConnects
   std::vector<std::unique_ptr<ncclComm>> comms;
   std::map<int, std::deque<TransferRef>> submitted;  // by device
 
@@ -118,6 +120,13 @@ ncclResult_t StateOf(World& world, ncclComm* comm) {
   if (comm->refused) return ncclInvalidUsage;
   if (comm->remote_error) return ncclRemoteError;
   if (static_cast<int>(world.Members(*comm).size()) < comm->size) return ncclInProgress;
+  if (world.connects && comm->size == 2) {
+    for (const ncclComm* other : world.Members(*comm)) {
+      if (other == comm) continue;
+      if ((comm->has_sent && !other->has_received) || (comm->has_received && !other->has_sent))
+        return ncclInProgress;
+    }
+  }
   if (comm->not_yet > 0) return --comm->not_yet, ncclInProgress;
   return ncclSuccess;
 }
@@ -135,6 +144,8 @@ ncclResult_t Submit(Transfer::Kind kind, ncclComm_t comm, int peer, const void* 
     world.submitted[comm->device].push_back(transfer);
     accepted = ++world.calls % 3 != 0;
     if (!accepted) comm->not_yet = 2;
+    (kind == Transfer::kSend ? comm->has_sent : comm->has_received) = true;
+    if (StateOf(world, comm) == ncclInProgress) accepted = false;
   }
   const char* const name = kind == Transfer::kSend      ? "ncclSend"
                            : kind == Transfer::kReceive ? "ncclRecv"
@@ -195,6 +206,15 @@ NcclLibrary FakeNccl() {
     return Submit(Transfer::kReduce, comm, -1, from, to, count * sizeof(float), stream);
   };
   return nccl;
+}
+
+FakeNcclConnects::FakeNcclConnects() {
+  std::lock_guard lock(TheWorld().mutex);
+  TheWorld().connects = true;
+}
+FakeNcclConnects::~FakeNcclConnects() {
+  std::lock_guard lock(TheWorld().mutex);
+  TheWorld().connects = false;
 }
 
 void KillFakeNcclRank(int device, bool noticed) {

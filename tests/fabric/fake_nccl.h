@@ -10,6 +10,16 @@ namespace lombard {
 
 NcclLibrary FakeNccl();
 
+// While it lives, two ranks connect as the real ones do: a communicator's first transfer in each direction is
+// accepted only when the other end has submitted its own.
+class FakeNcclConnects {
+ public:
+  FakeNcclConnects();
+  ~FakeNcclConnects();
+  FakeNcclConnects(const FakeNcclConnects&) = delete;
+  FakeNcclConnects& operator=(const FakeNcclConnects&) = delete;
+};
+
 // The process that computes on `device` ends. noticed: its peers' NCCL knows, as over a network; otherwise it
 // does not, as between GPUs that see each other's memory.
 void KillFakeNcclRank(int device, bool noticed);

@@ -9,6 +9,7 @@
 #include <deque>
 #include <map>
 #include <random>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "base/device/gpu_memory.h"
@@ -152,6 +153,38 @@ TEST_F(NcclCollectivesTest, WithoutLanesMutualLoansWaitForEachOtherUntilTheyAreC
   EXPECT_TRUE(ranks_[1].stream.Synchronize().ok());
 }
 
+// The first transfers connect, so neither end gets through without the other.
+TEST_F(NcclCollectivesTest, ACreditorWhoseAnswerWaitsForItsPartIsNeverHeard) {
+  const FakeNcclConnects connects;
+  Make(2);
+  Open({0, 1});
+  const absl::Status alone = SubmitCreditor(ranks_[1], 0);  // and only then the answer, and the debtor's part
+  EXPECT_EQ(alone.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(alone.message()), HasSubstr("ncclRecv was not accepted in 5s"));
+  EXPECT_FALSE(ranks_[1].collectives->IsOpen({0, 1}));
+}
+
+TEST_F(NcclCollectivesTest, BothEndsThatSubmitAtOnceConnect) {
+  struct : Clock {
+    absl::Time Now() const override { return kStart; }  // for ever: whoever waits in vain fails by timeout
+  } clock;
+  const FakeNcclConnects connects;
+  for (int rank = 0; rank < 3; ++rank) ranks_.emplace_back(rank, &clock);
+  Open({0, 1});
+  Open({0, 2});
+  std::vector<std::thread> creditors;
+  absl::Status served[3];
+  for (const int rank : {1, 2})
+    creditors.emplace_back([this, rank, &served] { served[rank] = SubmitCreditor(ranks_[rank], 0); });
+  EXPECT_TRUE(SubmitDebtor(ranks_[0], {1, 2}, 70).ok());
+  for (std::thread& creditor : creditors) creditor.join();
+  EXPECT_TRUE(served[1].ok() && served[2].ok()) << served[1] << served[2];
+  emulation::SetPatienceMs(2000);
+  EXPECT_TRUE(ranks_[0].stream.Synchronize().ok());
+  ExpectStates(ranks_[0], {1, 2}, 70);
+  ranks_.clear();  // before the clock
+}
+
 struct Traffic {
   const char* name;
   std::vector<std::vector<int>> creditors;  // of each rank
@@ -194,6 +227,7 @@ void TrafficTest::Deliver(int from, int to, const Envelope& envelope) {
   switch (envelope.kind) {
     case kAsk: {
       const bool yes = self.lane.OnAsked(envelope.id);
+      Say(to, from, {yes ? kYes : kNo, envelope.id, envelope.collective});
       if (yes) {
         collective_[to] = envelope.collective;
         submitted_[to] = !envelope.collective;
@@ -201,7 +235,6 @@ void TrafficTest::Deliver(int from, int to, const Envelope& envelope) {
           ASSERT_TRUE(SubmitCreditor(self, from).ok());
         }
       }
-      Say(to, from, {yes ? kYes : kNo, envelope.id, envelope.collective});
       break;
     }
     case kYes:
