@@ -25,16 +25,24 @@ absl::Status GpuSpanAttention::AttendOneWindow(int layer, absl::Span<const SpanQ
   const int64_t heads = shape_.q_heads, head_dim = layout.head_dim;
   std::vector<AttentionItem> items;
   std::vector<int32_t> block_table, positions;
+  std::vector<int32_t> first_row;  // of each query
   for (const SpanQuery& query : queries) {
+    first_row.push_back(static_cast<int32_t>(positions.size()));
+    for (int row = 0; row < query.rows; ++row) positions.push_back(query.first_query_position + row);
+  }
+  for (const std::vector<size_t>& group : GroupReaders(queries, layout.block_tokens)) {
+    const SpanQuery& one = queries[group[0]];
     AttentionItem& item =
         items.emplace_back(AttentionItem{.first_block = static_cast<int32_t>(block_table.size()),
-                                         .token_count = query.token_count,
-                                         .first_position = query.first_position});
-    for (const BlockId block : query.blocks) block_table.push_back(static_cast<int32_t>(Value(block)));
-    for (int row = 0; row < query.rows; ++row) {
-      item.rows.push_back(static_cast<int32_t>(positions.size()));
-      positions.push_back(query.first_query_position + row);
+                                         .token_count = one.token_count,
+                                         .first_position = one.first_position,
+                                         .shared = group.size() > 1});
+    for (const BlockId block : one.blocks) block_table.push_back(static_cast<int32_t>(Value(block)));
+    for (const size_t i : group) {
+      for (int row = 0; row < queries[i].rows; ++row) item.rows.push_back(first_row[i] + row);
     }
+    counts_.keys += static_cast<uint64_t>(one.token_count);
+    ++counts_.products;
   }
   const int rows = static_cast<int>(positions.size());
   const AttentionSchedule schedule = PlanAttention(layout, shape_.q_heads, positions, items);
@@ -91,6 +99,7 @@ absl::Status GpuSpanAttention::Attend(int layer, absl::Span<const SpanQuery> que
   const size_t heads = shape_.q_heads, head_dim = storage_->layout().head_dim;
   const size_t row_bytes = heads * head_dim * DTypeBytes(storage_->layout().dtype);
   float* to = states.data();
+  counts_ = {};
   while (!queries.empty()) {
     size_t count = 0, rows = 0;  // of the next queries that have one window
     for (; count < queries.size() && queries[count].window == queries[0].window; ++count)

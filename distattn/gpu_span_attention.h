@@ -21,6 +21,7 @@ class GpuSpanAttention final : public SpanAttention {
 
   absl::Status Attend(int layer, absl::Span<const SpanQuery> queries, absl::string_view q,
                       absl::Span<float> states) override;
+  Counts counts() const override { return counts_; }
 
  private:
   GpuSpanAttention(const AttentionShape& shape, const GpuKvStorage* storage, GpuStream stream)
@@ -30,6 +31,7 @@ class GpuSpanAttention final : public SpanAttention {
 
   const AttentionShape shape_;
   const GpuKvStorage* const storage_;
+  Counts counts_;
   GpuTables tables_;
   DeviceMemory states_;  // of all parts, then of the rows
   PinnedMemory host_;

@@ -10,10 +10,7 @@
 namespace lombard {
 namespace {
 
-// A slice small enough that the creditor's other debtors do not wait long for it. A guess: 64 rows of 32
-// heads x 64 in bf16 are 256 KiB out and 528 KiB back.
-constexpr int kRowsPerItemMax = 64;
-constexpr size_t kQueryBytesPerMessageMax = 512 << 10;
+constexpr int kRowsPerItemMax = 64;  // see kQueryBytesMax
 
 void AppendConverted(DType dtype, const float* values, size_t count, std::string* out) {
   const size_t offset = out->size();
@@ -58,7 +55,7 @@ absl::Status RemoteClient::Post(uint64_t step, int layer, int window, absl::Span
       slice.state = {item.state.acc.subspan(first * layout.head_dim, count * layout.head_dim),
                      item.state.max.subspan(first, count), item.state.sum.subspan(first, count)};
       auto [it, inserted] = open.try_emplace(item.creditor, parts.size());
-      if (!inserted && part_bytes[it->second] + slice.rows * row_bytes > kQueryBytesPerMessageMax) {
+      if (!inserted && part_bytes[it->second] + slice.rows * row_bytes > kQueryBytesMax) {
         it->second = parts.size(), inserted = true;
       }
       if (inserted) parts.push_back({.creditor = item.creditor, .items = {}}), part_bytes.push_back(0);

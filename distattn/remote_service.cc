@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 
 #include "base/check.h"
 #include "base/clock.h"
@@ -116,108 +117,186 @@ void RemoteService::Serve() {
     }
     const double begin = ThreadCpuSeconds();
     const bool moves = message.channel == Channel::kKv;
-    Message answer;
-    if (message.channel == Channel::kKv) {
-      answer = MoveKv(from, message);
-    } else {
-      uint32_t refused_item = 0;
-      absl::StatusOr<Message> state = Attend(from, message, &refused_item);
-      if (state.ok()) {
-        answer = *std::move(state);
-      } else {
-        QueryHeader header;
-        std::vector<QueryItem> items;
-        DecodeQuery(message.header, &header, &items).IgnoreError();  // what was read of it names the exchange
-        answer.channel = Channel::kState;
-        answer.header = EncodeState({.incarnation = Value(options_.incarnation),
-                                     .exchange = header.exchange,
-                                     .part = header.part,
-                                     .code = static_cast<uint32_t>(state.status().code()),
-                                     .refused_item = refused_item},
-                                    state.status().message());
-        std::lock_guard lock(mutex_);
-        ++counters_.refused;
-      }
-    }
-    // The debtor may be gone by now; then nobody waits for the answer.
-    transport_->Send(from, std::move(answer)).IgnoreError();
+    moves ? Send(from, MoveKv(from, message)) : Attend(from, std::move(message));
     const double seconds = ThreadCpuSeconds() - begin;
     std::lock_guard lock(mutex_);
     moves ? budget_.Moved(seconds) : budget_.Attended(seconds);
   }
 }
 
-absl::StatusOr<Message> RemoteService::Attend(int from, const Message& query, uint32_t* refused_item) {
-  QueryHeader header;
-  std::vector<QueryItem> wire_items;
-  RETURN_IF_ERROR(DecodeQuery(query.header, &header, &wire_items));
-  const KvLayout& layout = storage_->layout();
-  const int q_heads = options_.q_heads;
-  if (header.layer >= static_cast<uint32_t>(storage_->layers())) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("query for layer ", header.layer, " of ", storage_->layers()));
-  }
-  // Sizes first: the payload must be exactly the rows that the header names.
-  const size_t row_floats = static_cast<size_t>(q_heads) * layout.head_dim;
-  size_t rows = 0;
-  for (const QueryItem& item : wire_items) rows += item.rows;
-  if (rows > query.payload.size() || rows * row_floats * DTypeBytes(layout.dtype) != query.payload.size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("query of ", rows, " rows in ", query.payload.size(), " bytes"));
-  }
+void RemoteService::Send(int to, Message answer) {
+  // The debtor may be gone by now; then nobody waits for the answer.
+  transport_->Send(to, std::move(answer)).IgnoreError();
+}
 
-  std::vector<std::shared_ptr<const std::vector<BlockId>>>
-      held;  // keeps the blocks from being freed meanwhile
+void RemoteService::Attend(int from, Message message) {
+  std::vector<Slice> slices;
+  slices.push_back({.from = from, .message = std::move(message)});
+  if (const absl::Status read = Read(slices[0]); !read.ok()) {
+    slices[0].held.clear();
+    return Refuse(slices[0], read);
+  }
+  for (Slice& more : TakeAlong(slices[0])) slices.push_back(std::move(more));
+
   std::vector<SpanQuery> queries;
-  for (const QueryItem& item : wire_items) {
-    *refused_item = static_cast<uint32_t>(held.size());
-    ASSIGN_OR_RETURN(auto blocks, blocks_of_loan_(from, LoanId{item.loan}, item.epoch, /*writes=*/false));
-    RETURN_IF_ERROR(CheckItem(item, blocks->size(), layout.block_tokens));
-    const size_t count = (item.token_count + layout.block_tokens - 1) / layout.block_tokens;
-    queries.push_back({.blocks = absl::MakeConstSpan(*blocks).subspan(item.first_slot, count),
-                       .rows = static_cast<int>(item.rows),
-                       .first_query_position = item.first_query_position,
-                       .first_position = item.first_position,
-                       .token_count = item.token_count,
-                       .window = item.window});
-    held.push_back(std::move(blocks));
+  std::string rows_of_all;
+  int rows = 0;
+  for (const Slice& slice : slices) {
+    queries.insert(queries.end(), slice.queries.begin(), slice.queries.end());
+    if (slices.size() > 1) rows_of_all += slice.message.payload;
+    rows += slice.rows;
   }
-
-  std::vector<float> state(rows * (row_floats + 2 * q_heads));
-  RETURN_IF_ERROR(
-      attention_->Attend(static_cast<int>(header.layer), queries, query.payload, absl::MakeSpan(state)));
-
-  Message answer{.channel = Channel::kState};
-  answer.header = EncodeState(
-      {.incarnation = Value(options_.incarnation), .exchange = header.exchange, .part = header.part}, {});
-  if (header.compact == 0) {
-    answer.payload.assign(reinterpret_cast<const char*>(state.data()), state.size() * sizeof(float));
-  } else {
-    float* at = state.data();
-    for (const SpanQuery& item : queries) {
-      float *const acc = at, *const max = acc + item.rows * row_floats,
-                   *const sum = max + item.rows * q_heads;
-      at = sum + item.rows * q_heads;
-      for (int r = 0; r < item.rows * q_heads; ++r) {
-        const float scale = sum[r] > 0 ? 1 / sum[r] : 0;
-        for (int d = 0; d < layout.head_dim; ++d) acc[r * layout.head_dim + d] *= scale;
-      }
-      const size_t offset = answer.payload.size(), values = item.rows * row_floats,
-                   scalars = 2 * item.rows * q_heads;
-      answer.payload.resize(offset + values * DTypeBytes(layout.dtype) + scalars * sizeof(float));
-      ConvertFromF32({options_.isa, nullptr}, acc, layout.dtype, answer.payload.data() + offset,
-                     static_cast<int64_t>(values));
-      std::memcpy(answer.payload.data() + offset + values * DTypeBytes(layout.dtype), max,
-                  scalars * sizeof(float));
+  const size_t state_floats = static_cast<size_t>(options_.q_heads) * (storage_->layout().head_dim + 2);
+  std::vector<float> states(rows * state_floats);
+  const absl::Status attended =
+      attention_->Attend(static_cast<int>(slices[0].header.layer), queries,
+                         slices.size() > 1 ? rows_of_all : slices[0].message.payload, absl::MakeSpan(states));
+  for (Slice& slice : slices) slice.held.clear();  // before anybody can repay because of the answer
+  if (!attended.ok()) {
+    for (const Slice& slice : slices) Refuse(slice, attended);
+    return;
+  }
+  {
+    std::lock_guard lock(mutex_);
+    counters_.queries += rows;
+    counters_.products += attention_->counts().products;
+    counters_.keys += attention_->counts().keys;
+    for (const Slice& slice : slices) {
+      const auto [last, inserted] = last_step_.try_emplace(slice.from, slice.header.step);
+      if (inserted || last->second != slice.header.step) ++counters_.steps;
+      last->second = slice.header.step;
     }
   }
+  absl::Span<float> left = absl::MakeSpan(states);
+  for (const Slice& slice : slices) Send(slice.from, StateOf(slice, &left));
+}
+
+absl::Status RemoteService::Read(Slice& slice) const {
+  RETURN_IF_ERROR(DecodeQuery(slice.message.header, &slice.header, &slice.items));
+  const KvLayout& layout = storage_->layout();
+  if (slice.header.layer >= static_cast<uint32_t>(storage_->layers())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("query for layer ", slice.header.layer, " of ", storage_->layers()));
+  }
+  // Sizes first: the payload must be exactly the rows that the header names.
+  const size_t row_bytes = static_cast<size_t>(options_.q_heads) * layout.head_dim * DTypeBytes(layout.dtype);
+  size_t rows = 0;
+  for (const QueryItem& item : slice.items) rows += item.rows;
+  if (rows > slice.message.payload.size() || rows * row_bytes != slice.message.payload.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("query of ", rows, " rows in ", slice.message.payload.size(), " bytes"));
+  }
+  slice.rows = static_cast<int>(rows);
+  for (const QueryItem& item : slice.items) {
+    slice.refused_item = static_cast<uint32_t>(slice.held.size());
+    ASSIGN_OR_RETURN(auto blocks,
+                     blocks_of_loan_(slice.from, LoanId{item.loan}, item.epoch, /*writes=*/false));
+    RETURN_IF_ERROR(CheckItem(item, blocks->size(), layout.block_tokens));
+    const size_t count = (item.token_count + layout.block_tokens - 1) / layout.block_tokens;
+    slice.queries.push_back({.blocks = absl::MakeConstSpan(*blocks).subspan(item.first_slot, count),
+                             .rows = static_cast<int>(item.rows),
+                             .first_query_position = item.first_query_position,
+                             .first_position = item.first_position,
+                             .token_count = item.token_count,
+                             .window = item.window});
+    slice.held.push_back(std::move(blocks));
+  }
+  return absl::OkStatus();
+}
+
+std::vector<RemoteService::Slice> RemoteService::TakeAlong(const Slice& slice) {
+  std::set<int32_t> prefixes;  // of so many tokens; in loans of prefixes they lie from slot 0 on
+  for (const QueryItem& item : slice.items) {
+    if (item.first_slot == 0 && item.first_position == 0) prefixes.insert(item.token_count);
+  }
+  const auto may_join = [&](const Message& message) {  // by its header alone
+    QueryHeader header;
+    std::vector<QueryItem> items;
+    return message.channel == Channel::kQuery && DecodeQuery(message.header, &header, &items).ok() &&
+           header.layer == slice.header.layer &&
+           std::any_of(items.begin(), items.end(), [&](const QueryItem& item) {
+             return item.first_slot == 0 && item.first_position == 0 && prefixes.contains(item.token_count);
+           });
+  };
+  const auto products = [&](absl::Span<const SpanQuery> queries) {
+    return GroupReaders(queries, storage_->layout().block_tokens).size();
+  };
+  const size_t products_alone = products(slice.queries);
+  std::vector<Slice> taken;
+  size_t bytes = slice.message.payload.size();
   std::lock_guard lock(mutex_);
-  counters_.queries += rows;
-  counters_.keys += attention_->keys_read();
-  const auto [last, inserted] = last_step_.try_emplace(from, header.step);
-  if (inserted || last->second != header.step) ++counters_.steps;
-  last->second = header.step;
+  for (auto entry = queue_.begin(); entry != queue_.end();) {
+    const size_t more_bytes = entry->second.payload.size();
+    if (bytes + more_bytes > kQueryBytesMax || !may_join(entry->second)) {
+      ++entry;
+      continue;
+    }
+    Slice more{.from = entry->first, .message = std::move(entry->second)};
+    bool joins = Read(more).ok();
+    if (joins) {
+      std::vector<SpanQuery> all = slice.queries;
+      all.insert(all.end(), more.queries.begin(), more.queries.end());
+      joins = products(all) < products_alone + products(more.queries);
+    }
+    if (!joins) {
+      entry->second = std::move(more.message);
+      ++entry;
+      continue;
+    }
+    taken.push_back(std::move(more));
+    bytes += more_bytes;
+    entry = queue_.erase(entry);
+  }
+  return taken;
+}
+
+Message RemoteService::StateOf(const Slice& slice, absl::Span<float>* states) const {
+  const KvLayout& layout = storage_->layout();
+  const int q_heads = options_.q_heads;
+  const size_t row_floats = static_cast<size_t>(q_heads) * layout.head_dim;
+  const absl::Span<float> own = states->first(slice.rows * (row_floats + 2 * q_heads));
+  states->remove_prefix(own.size());
+  Message answer{.channel = Channel::kState};
+  answer.header = EncodeState({.incarnation = Value(options_.incarnation),
+                               .exchange = slice.header.exchange,
+                               .part = slice.header.part},
+                              {});
+  if (slice.header.compact == 0) {
+    answer.payload.assign(reinterpret_cast<const char*>(own.data()), own.size() * sizeof(float));
+    return answer;
+  }
+  float* at = own.data();
+  for (const SpanQuery& item : slice.queries) {
+    float *const acc = at, *const max = acc + item.rows * row_floats, *const sum = max + item.rows * q_heads;
+    at = sum + item.rows * q_heads;
+    for (int r = 0; r < item.rows * q_heads; ++r) {
+      const float scale = sum[r] > 0 ? 1 / sum[r] : 0;
+      for (int d = 0; d < layout.head_dim; ++d) acc[r * layout.head_dim + d] *= scale;
+    }
+    const size_t offset = answer.payload.size(), values = item.rows * row_floats,
+                 scalars = 2 * item.rows * q_heads;
+    answer.payload.resize(offset + values * DTypeBytes(layout.dtype) + scalars * sizeof(float));
+    ConvertFromF32({options_.isa, nullptr}, acc, layout.dtype, answer.payload.data() + offset,
+                   static_cast<int64_t>(values));
+    std::memcpy(answer.payload.data() + offset + values * DTypeBytes(layout.dtype), max,
+                scalars * sizeof(float));
+  }
   return answer;
+}
+
+void RemoteService::Refuse(const Slice& slice, const absl::Status& why) {
+  {
+    std::lock_guard lock(mutex_);
+    ++counters_.refused;
+  }
+  // What was read of the header names the exchange.
+  Send(slice.from, {.channel = Channel::kState,
+                    .header = EncodeState({.incarnation = Value(options_.incarnation),
+                                           .exchange = slice.header.exchange,
+                                           .part = slice.header.part,
+                                           .code = static_cast<uint32_t>(why.code()),
+                                           .refused_item = slice.refused_item},
+                                          why.message())});
 }
 
 Message RemoteService::MoveKv(int from, const Message& message) {

@@ -4,8 +4,10 @@
 // The progress thread hands messages to Enqueue; the service thread runs Serve. It works on immutable
 // snapshots of the ledger, so it never waits for this worker's own step, and two workers may serve each other
 // within the same step. A message is a bounded slice of work (the debtor cuts large ones); slices are served
-// in the order they came. While own requests are computed, queries are attended on credit (service_budget.h);
-// the step thread tells what it does. KV passes queries that have to wait.
+// in the order they came. One that reads a prefix takes along what else waits to read the same in the same
+// layer, whoever asks, as far as all together are no larger than a slice may be: their rows are one product,
+// and nobody is waited for. While own requests are computed, queries are attended on credit
+// (service_budget.h); the step thread tells what it does. KV passes queries that have to wait.
 #pragma once
 
 #include <condition_variable>
@@ -58,9 +60,10 @@ class RemoteService {
   ServiceTotals totals() const;
 
   struct Counters {
-    uint64_t steps = 0;    // distinct (debtor, step) pairs for which something was attended
-    uint64_t queries = 0;  // query rows attended, over all layers
-    uint64_t keys = 0;     // read for them; once for the readers of a prefix in one message
+    uint64_t steps = 0;     // distinct (debtor, step) pairs for which something was attended
+    uint64_t queries = 0;   // query rows attended, over all layers
+    uint64_t products = 0;  // that these were: one for the readers of a prefix that are served together
+    uint64_t keys = 0;      // read for them, once in a product
     uint64_t refused = 0;
     uint64_t blocks_written = 0, blocks_read = 0;  // times layers
   };
@@ -68,10 +71,27 @@ class RemoteService {
 
  private:
   using Queue = std::deque<std::pair<int, Message>>;
+  // A message with queries, and what of it is attended here.
+  struct Slice {
+    int from = 0;
+    Message message;
+    QueryHeader header = {};
+    std::vector<QueryItem> items = {};
+    std::vector<SpanQuery> queries = {};                                 // of items
+    std::vector<std::shared_ptr<const std::vector<BlockId>>> held = {};  // keeps their blocks meanwhile
+    uint32_t refused_item = 0;
+    int rows = 0;
+  };
   void WakeLocked();
   Queue::iterator NextLocked();  // what may be served now; the end: nothing
-  // The answer to a query; the error says why it is refused, `refused_item` for whose loan.
-  absl::StatusOr<Message> Attend(int from, const Message& query, uint32_t* refused_item);
+  void Attend(int from, Message message);
+  absl::Status Read(Slice& slice) const;  // the error says why it is refused
+  // What waits to read the same as `slice`.
+  std::vector<Slice> TakeAlong(const Slice& slice);
+  // Its answer; `states` begins with its states, and then with those after them.
+  Message StateOf(const Slice& slice, absl::Span<float>* states) const;
+  void Refuse(const Slice& slice, const absl::Status& why);
+  void Send(int to, Message answer);
   Message MoveKv(int from, const Message& message);  // to a KvWrite or KvRead
   absl::Status Store(int from, const KvHeader& header, absl::string_view payload);
   absl::Status Load(int from, const KvHeader& header, Message* data);

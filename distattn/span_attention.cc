@@ -8,20 +8,30 @@
 #include "kernels/elementwise.h"
 
 namespace lombard {
+namespace {
+
+bool SeesAll(const SpanQuery& query, int block_tokens) {
+  return query.window == 0 && query.token_count > 0 && query.token_count % block_tokens == 0 &&
+         query.first_query_position >= int64_t{query.first_position} + query.token_count;
+}
+
+}  // namespace
+
+bool ReadTheSame(const SpanQuery& a, const SpanQuery& b, int block_tokens) {
+  return SeesAll(a, block_tokens) && SeesAll(b, block_tokens) && a.first_position == b.first_position &&
+         a.blocks == b.blocks;
+}
 
 std::vector<std::vector<size_t>> GroupReaders(absl::Span<const SpanQuery> queries, int block_tokens) {
   std::vector<std::vector<size_t>> groups;
   std::map<std::pair<BlockId, BlockId>, size_t> group_of;  // by first and last block
   for (size_t i = 0; i < queries.size(); ++i) {
     const SpanQuery& query = queries[i];
-    const bool sees_all = query.window == 0 && query.token_count > 0 &&
-                          query.token_count % block_tokens == 0 &&
-                          query.first_query_position >= int64_t{query.first_position} + query.token_count;
     size_t group = groups.size();
-    if (sees_all) {
+    if (SeesAll(query, block_tokens)) {
       const auto [known, is_new] = group_of.try_emplace({query.blocks.front(), query.blocks.back()}, group);
-      const SpanQuery& one = queries[is_new ? i : groups[known->second][0]];
-      if (one.blocks == query.blocks && one.first_position == query.first_position) group = known->second;
+      if (!is_new && ReadTheSame(query, queries[groups[known->second][0]], block_tokens))
+        group = known->second;
     }
     if (group == groups.size()) groups.emplace_back();
     groups[group].push_back(i);
@@ -46,7 +56,7 @@ absl::Status CpuSpanAttention::Attend(int layer, absl::Span<const SpanQuery> que
   lists.reserve(2 * groups.size());
   std::vector<AttentionArgs> args;
   size_t row = 0;
-  keys_read_ = 0;
+  counts_ = {.keys = 0, .products = groups.size()};
   for (const std::vector<size_t>& group : groups) {
     const SpanQuery& one = queries[group[0]];
     auto& k = lists.emplace_back();
@@ -68,7 +78,7 @@ absl::Status CpuSpanAttention::Attend(int layer, absl::Span<const SpanQuery> que
     const size_t rows = row - first;
     float* const out = group.size() > 1 ? stacked.data() + first * state_floats
                                         : states.data() + first_row[group[0]] * state_floats;
-    keys_read_ += static_cast<uint64_t>(one.token_count);
+    counts_.keys += static_cast<uint64_t>(one.token_count);
     args.push_back({.q = rows_q.data() + first * row_floats,
                     .q_positions = positions.data() + first,
                     .rows = static_cast<int>(rows),

@@ -23,8 +23,9 @@ struct SpanQuery {
   int window = 0;
 };
 
-// Indices of queries that are one product: those that see all of the same full blocks, as readers of a prefix
-// do. In order of the first of each group; most groups have one.
+// Both see all of the same full blocks, as readers of a prefix do: they can be one product.
+bool ReadTheSame(const SpanQuery& a, const SpanQuery& b, int block_tokens);
+// Indices of queries that are one product. In order of the first of each group; most groups have one.
 std::vector<std::vector<size_t>> GroupReaders(absl::Span<const SpanQuery> queries, int block_tokens);
 
 class SpanAttention {
@@ -35,8 +36,12 @@ class SpanAttention {
   // (distattn/wire.h). One caller at a time; returns when all is there. Errors are the device's.
   virtual absl::Status Attend(int layer, absl::Span<const SpanQuery> queries, absl::string_view q,
                               absl::Span<float> states) = 0;
-  // By the last Attend: keys of the spans, those of a group once. 0 where nobody counts.
-  virtual uint64_t keys_read() const { return 0; }
+  // Of the last Attend.
+  struct Counts {
+    uint64_t keys = 0;      // of the spans, those of a group once
+    uint64_t products = 0;  // one for each group
+  };
+  virtual Counts counts() const = 0;
 };
 
 class CpuSpanAttention final : public SpanAttention {
@@ -46,13 +51,13 @@ class CpuSpanAttention final : public SpanAttention {
       : shape_(shape), context_(context), storage_(storage) {}
   absl::Status Attend(int layer, absl::Span<const SpanQuery> queries, absl::string_view q,
                       absl::Span<float> states) override;
-  uint64_t keys_read() const override { return keys_read_; }
+  Counts counts() const override { return counts_; }
 
  private:
   const AttentionShape shape_;
   const CpuContext context_;
   const KvStorage* const storage_;
-  uint64_t keys_read_ = 0;
+  Counts counts_;
 };
 
 }  // namespace lombard

@@ -198,7 +198,8 @@
 //               own, so the loans of a prefix are its count of references, here and elsewhere. They are the
 //               creditor's own blocks, hence no part of lent_max; its reserve must stay free beside them
 //   KvWrite     is refused; a query or KvRead is answered. Queries of all the debtor's readers travel in one
-//               message per layer; rows that see all of the same blocks are one product
+//               message per layer; rows that see all of the same blocks are one product, also those of
+//               several debtors whose messages wait at the same time
 //   Repay       the loan reads no longer; the blocks stay cached as long as they are worth it
 //   refused     for any reason: the home computes the tokens itself, and asks no more for this request
 // A home whose rows have cost more bytes than the KV has (distattn/prefix_copy.h) fetches the whole prefix

@@ -32,9 +32,13 @@ TEST_F(PrefixRanksTest, AllReadersOfARankReadItAtOnceWhereItLies) {
   EXPECT_EQ(ExpectEqualTokens(settings, sequences).prefixes, 10u);
 
   const ClusterRun run = Run(settings, true, sequences);
-  const uint64_t layers = model_->config().layers,
-                 remote_steps = run.reports[1].remote_steps() + run.reports[2].remote_steps();
-  EXPECT_EQ(run.services[0].keys, layers * 20 * kBlock * remote_steps) << "s keys a step, not b * s";
+  const uint64_t layers = model_->config().layers, steps_1 = run.reports[1].remote_steps(),
+                 steps_2 = run.reports[2].remote_steps();
+  const RemoteService::Counters& served = run.services[0];
+  EXPECT_EQ(served.queries, layers * 10 * (4 + kOutput - 1));
+  EXPECT_EQ(served.keys, served.products * 20 * kBlock) << "s keys a product, not b * s";
+  EXPECT_LE(served.products, layers * (steps_1 + steps_2)) << "one for all readers of a rank";
+  EXPECT_GE(served.products, layers * std::max(steps_1, steps_2));  // for those of both where they meet
   // Of their own, 4 tokens in the first step, then one more in each.
   uint64_t own = 0;
   for (uint64_t keys = 4; keys < 4 + kOutput; ++keys) own += keys;

@@ -159,6 +159,34 @@ TEST_P(GpuMachineTest, ReadsSharedPrefixesOnceForAllAndGivesTheSameTokens) {
   }
 }
 
+TEST_P(GpuMachineTest, ReadersElsewhereOfAPrefixAreOneProductAndGetTheSameTokens) {
+  LoadModel("tiny");
+  std::vector<TestSequence> sequences;
+  for (int i = 0; i < 4; ++i) {
+    TestSequence sequence{.prompt = goldens_[3].prompt_ids, .sampling = Greedy(3)};
+    sequence.prompt.push_back(100 + i);
+    sequence.home = InstanceId(i == 0 ? 0 : 1), sequence.wave = i == 0 ? 0 : 1;
+    sequences.push_back(sequence);
+  }
+  WorkerSettings settings = Settings({24, 24});
+  settings.engine.remote_prefix_min = kBlock, settings.engine.copy_prefixes = false;
+  settings.guard = 1e6;
+  const ClusterRun on_gpu = Run(settings, sequences);
+  settings.compute = nullptr, settings.engine.prefix_cache = false;
+  const ClusterRun on_cpu = Run(settings, sequences);
+  ASSERT_EQ(on_gpu.results.size(), 4u);
+  const uint64_t head = goldens_[3].prompt_ids.size() / kBlock * kBlock;
+  const RemoteService::Counters& served = on_gpu.services[0];
+  EXPECT_GT(served.products, 0u);
+  EXPECT_LE(served.products, model_->config().layers * on_gpu.reports[1].remote_steps());
+  EXPECT_EQ(served.keys, served.products * head);
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(on_gpu.results[i].token_ids, on_cpu.results[i].token_ids) << i;
+    for (size_t t = 0; t < on_gpu.results[i].logprobs.size(); ++t)
+      EXPECT_NEAR(on_gpu.results[i].logprobs[t], on_cpu.results[i].logprobs[t], 1e-3) << i << ", " << t;
+  }
+}
+
 TEST_P(GpuMachineTest, LendsAndBorrowsAndGivesTheGoldenTokens) {
 #ifdef LOMBARD_EMULATED_GPU
   const emulation::ScopedLateStreams late;  // a block that is sent too early still has NaN in it
