@@ -38,6 +38,7 @@ absl::Status UcxTransportImpl::Connect(int rank, const std::vector<std::string>&
     peer.address = ranks[i];
     RETURN_IF_ERROR(MakeEndpoint(peer));
     peer.link.Start(kFirstGeneration);
+    Greet(peer, ChunkKind::kConnected);
     peer.left = peer.gone = false;
   }
   return absl::OkStatus();
@@ -73,6 +74,7 @@ absl::Status UcxTransportImpl::MakeEndpoint(Peer& peer) {
                                     absl::StrCat("connecting to rank ", peer.rank)),
                            absl::StrCat("profile ", profile_.ToString())));
   peer.endpoint_works = peer.endpoint_failed = false;
+  peer.greeting.reset();
   watch_.Add(peer.rank, peer.address.process);
   return absl::OkStatus();
 }
@@ -162,7 +164,7 @@ void UcxTransportImpl::AnswerWishes() {
         }
         BeUp(*peer);
     }
-    if (peer->endpoint != nullptr) PostNote(*peer, ChunkKind::kConnected, 0);
+    if (peer->endpoint != nullptr) Greet(*peer, ChunkKind::kConnected);
   }
 }
 
@@ -175,13 +177,44 @@ void UcxTransportImpl::ProposeConnections() {
     if (peer->link.next_attempt() <= now) {
       peer->link.Attempt(now);
       if (peer->endpoint != nullptr || MakeEndpoint(*peer).ok()) {
-        PostNote(*peer, ChunkKind::kConnect, generation_, address_);
+        Greet(*peer, ChunkKind::kConnect);
       } else {
         peer->link.Broke(now);
       }
     }
     next_attempt_ = std::min(next_attempt_, peer->link.next_attempt());
   }
+}
+
+// kConnect or kConnected. UCX 1.13 as Debian builds it aborts when a process dies while UCX's own messages
+// about an endpoint wait for the connection below. So nothing goes over a new endpoint before a short note,
+// which waits for nothing, has found it connected.
+void UcxTransportImpl::Greet(Peer& peer, ChunkKind kind) {
+  if (peer.endpoint_works || !profile_.eager_only) {
+    if (kind == ChunkKind::kConnect) PostNote(peer, kind, generation_, address_);
+    if (kind == ChunkKind::kConnected) PostNote(peer, kind, 0);
+    return;
+  }
+  peer.greeting = kind;
+  greetings_pending_ = true;
+}
+
+// True when one was sent.
+bool UcxTransportImpl::SendGreetings() {
+  if (!std::exchange(greetings_pending_, false)) return false;
+  bool sent = false;
+  for (auto& peer : peers_) {
+    if (!peer->greeting.has_value()) continue;
+    if (peer->endpoint == nullptr || !peer->failure.ok()) {
+      peer->greeting.reset();
+    } else if (PostShort(*peer, *peer->greeting)) {
+      peer->greeting.reset();
+      peer->endpoint_works = sent = true;
+    } else {
+      greetings_pending_ = true;
+    }
+  }
+  return sent;
 }
 
 // With nothing of what was before. Only notes it: it may be called inside progress.

@@ -17,6 +17,8 @@ namespace {
 constexpr unsigned kActiveMessageId = 1;
 // Progress calls in a row before other duties get their turn.
 constexpr int kProgressTurns = 64;
+// Between two looks whether a new endpoint is connected.
+constexpr absl::Duration kGreetingInterval = absl::Milliseconds(2);
 
 }  // namespace
 
@@ -82,6 +84,7 @@ void UcxTransportImpl::Poll(TransportHandler& handler, absl::Duration wait) {
 bool UcxTransportImpl::Turn() {
   LookForEndedProcesses();  // before reading, so that their last words are read before they are judged
   bool moved = TakeOutboxes();
+  moved = SendGreetings() || moved;
   for (auto& peer : peers_) Pump(*peer);
   bool all_read = false;
   for (int i = 0; i < kProgressTurns && !all_read; ++i) {
@@ -114,7 +117,7 @@ bool UcxTransportImpl::TakeOutboxes() {
 }
 
 void UcxTransportImpl::Pump(Peer& peer) {
-  if (peer.endpoint == nullptr || peer.cutter.idle() || !peer.failure.ok()) return;
+  if (peer.endpoint == nullptr || !MaySend(peer) || peer.cutter.idle()) return;
   while (std::optional<MessageCutter::Chunk> chunk = peer.cutter.Next()) {
     if (chunk->header.kind == ChunkKind::kFirst) meter_.AddMessage();
     meter_.AddPayload(chunk->header.channel, chunk->parts[1].size());
@@ -160,6 +163,31 @@ void UcxTransportImpl::Post(Peer& peer, const ChunkHeader& header, const absl::s
   if (!UCS_PTR_IS_ERR(request)) return;
   peer.endpoint_failed = true;
   Fail(peer, UcxError(UCS_PTR_STATUS(request), absl::StrCat("sending to rank ", peer.rank)));
+}
+
+// A greeting over an endpoint that is connected. False: it is not yet, or has failed.
+bool UcxTransportImpl::PostShort(Peer& peer, ChunkKind kind) {
+  ChunkHeader header;
+  header.kind = kind;
+  header.number = kind == ChunkKind::kConnect ? generation_ : 0;
+  header.job = job_;
+  header.from = static_cast<uint32_t>(rank_);
+  header.connection = peer.link.connection();
+  const absl::string_view bytes = kind == ChunkKind::kConnect ? absl::string_view(address_) : "";
+  ucp_request_param_t param{};
+  param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FLAG_FORCE_IMM_CMPL;
+  param.flags = UCP_AM_SEND_FLAG_EAGER;
+  const ucs_status_ptr_t status = ucp_am_send_nbx(peer.endpoint, kActiveMessageId, &header, kChunkHeaderBytes,
+                                                  bytes.data(), bytes.size(), &param);
+  CHECK(!UCS_PTR_IS_PTR(status));  // there is nothing to wait for
+  if (UCS_PTR_RAW_STATUS(status) == UCS_OK) {
+    meter_.AddFraming(kChunkHeaderBytes + bytes.size());
+    return true;
+  }
+  if (UCS_PTR_RAW_STATUS(status) == UCS_ERR_NO_RESOURCE) return false;
+  peer.endpoint_failed = true;
+  Fail(peer, UcxError(UCS_PTR_RAW_STATUS(status), absl::StrCat("sending to rank ", peer.rank)));
+  return false;
 }
 
 // `bytes` outlive the transport's endpoints.
@@ -252,7 +280,7 @@ void UcxTransportImpl::Read(Peer& peer, const ChunkHeader& header, absl::string_
 // Credits and the answer to a goodbye.
 void UcxTransportImpl::AnswerReaders() {
   for (auto& peer : peers_) {
-    if (peer->endpoint == nullptr || !peer->failure.ok()) continue;
+    if (peer->endpoint == nullptr || !MaySend(*peer)) continue;
     const uint64_t read_bytes = peer->assembler.read_bytes();
     // Four credits per window: few notes, and the sender never runs dry while we read.
     if (!peer->left && read_bytes - peer->credited_bytes >= profile_.window_bytes / 4) {
@@ -267,7 +295,8 @@ void UcxTransportImpl::AnswerReaders() {
 }
 
 void UcxTransportImpl::Wait(absl::Duration wait) {
-  const absl::Duration until_attempt = std::max(next_attempt_ - absl::Now(), absl::ZeroDuration());
+  absl::Duration until_attempt = std::max(next_attempt_ - absl::Now(), absl::ZeroDuration());
+  if (greetings_pending_) until_attempt = std::min(until_attempt, kGreetingInterval);
   worker_->Wait(std::min(wait, until_attempt), watch_.fd(),
                 [this] { return outbox_filled_.load() || woken_.load(); });
   watch_due_ = absl::InfinitePast();

@@ -81,6 +81,7 @@ class UcxTransportImpl final : public UcxTransport {
     Link link;
     ucp_ep_h endpoint = nullptr;
     bool endpoint_works = false, endpoint_failed = false;  // a send over it was done; UCX has given it up
+    std::optional<ChunkKind> greeting;                     // the note that is to go over it first
     std::optional<ConnectWish> wish;                       // came, and waits for AnswerWishes
     // Of the connection.
     MessageCutter cutter;
@@ -131,6 +132,10 @@ class UcxTransportImpl final : public UcxTransport {
   void Post(Peer& peer, const ChunkHeader& header, const absl::string_view (&parts)[2],
             std::shared_ptr<OutgoingMessage> message);
   void PostNote(Peer& peer, ChunkKind kind, uint64_t number, absl::string_view bytes = {});
+  void Greet(Peer& peer, ChunkKind kind);
+  bool SendGreetings();
+  bool PostShort(Peer& peer, ChunkKind kind);
+  bool MaySend(const Peer& peer) const { return peer.failure.ok() && !peer.greeting.has_value(); }
   bool IsHeard(Peer& peer, const ChunkHeader& header);
   void Read(Peer& peer, const ChunkHeader& header, absl::string_view bytes);
   void AnswerReaders();
@@ -173,7 +178,7 @@ class UcxTransportImpl final : public UcxTransport {
   IdleYield idle_;
   ProcessWatch watch_;
   absl::Time watch_due_ = absl::InfinitePast();
-  bool failures_pending_ = false, wishes_pending_ = false;
+  bool failures_pending_ = false, wishes_pending_ = false, greetings_pending_ = false;
   absl::Time next_attempt_ = absl::InfiniteFuture();
 };
 

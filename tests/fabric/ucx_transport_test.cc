@@ -86,7 +86,12 @@ TEST_P(UcxFaults, WhatIsUnderWayToAPeerThatDoesNotReadStaysInTheWindow) {
   const UcxProfile profile = MakeProfile(GetParam());
   const auto transports = MakeConnected(profile, 2);
   ASSERT_EQ(transports.size(), 2u);
-  Peer sender(*transports[0], Peer::Polling::kInline);
+  Peer sender(*transports[0], Peer::Polling::kInline), reader(*transports[1], Peer::Polling::kInline);
+  sender.MustSend(1, Channel::kControl, "first", "");  // nothing is under way before they are connected
+  while (reader.waiting(0) == 0) {
+    transports[0]->Poll(sender, absl::ZeroDuration());
+    transports[1]->Poll(reader, absl::ZeroDuration());
+  }
   constexpr int kMessages = 64;
   for (int i = 0; i < kMessages; ++i) sender.MustSend(1, Channel::kKv, "", std::string(1 << 20, 'k'));
   uint64_t largest = 0;
@@ -97,8 +102,7 @@ TEST_P(UcxFaults, WhatIsUnderWayToAPeerThatDoesNotReadStaysInTheWindow) {
     EXPECT_LE(transports[0]->counters().payload_bytes[static_cast<int>(Channel::kKv)], profile.window_bytes);
   }
   EXPECT_LE(largest, profile.window_bytes);
-  Peer reader(*transports[1], Peer::Polling::kInline);
-  while (reader.waiting(0) < kMessages) {
+  while (reader.waiting(0) < kMessages + 1) {
     transports[0]->Poll(sender, absl::ZeroDuration());
     transports[1]->Poll(reader, absl::ZeroDuration());
   }
