@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <map>
+#include <numeric>
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -99,7 +100,8 @@ Report MakeReport(size_t requests, const Samples& samples, double seconds,
   report.recovery.ranks_joined = job.joined_count();
   report.recovery.ranks_left = job.left_count();
   for (const TimelineEntry& entry : job.timeline())
-    report.timeline.push_back({entry.start_s, entry.seconds, entry.tokens, entry.workers});
+    report.timeline.push_back(
+        {entry.start_s, entry.seconds, entry.tokens, entry.workers, entry.kv_used, entry.kv_lent});
   for (const messages::WorkerReport& w : workers) {
     report.steps += w.steps();
     report.remote_steps += w.remote_steps();
@@ -221,7 +223,8 @@ absl::Status RunBatch(const GenerateOptions& options, const Tokenizer& tokenizer
     RETURN_IF_ERROR(files.output->Put(i, {.error = error}));
     ++answered;
   }
-  const std::vector<size_t> order = TreeOrder(prompts, options.worker.block_tokens);
+  std::vector<size_t> order = TreeOrder(prompts, options.worker.block_tokens);
+  if (options.rate > 0) std::iota(order.begin(), order.end(), size_t{0});  // arrivals, not a batch
   const auto submit = [&](size_t at) -> absl::Status {
     const size_t i = indices[at];
     const GenerateRequest& request = files.requests[i];

@@ -100,7 +100,9 @@ std::string ReportJson(const Report& r) {
     out["timeline"].push_back({{"start_s", entry.start_s},
                                {"seconds", entry.seconds},
                                {"tokens_per_s", entry.seconds > 0 ? entry.tokens / entry.seconds : 0},
-                               {"workers", entry.workers}});
+                               {"workers", entry.workers},
+                               {"kv_tokens_used", entry.kv_used},
+                               {"kv_tokens_lent", entry.kv_lent}});
   }
   return out.dump(2) + "\n";
 }

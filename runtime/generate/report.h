@@ -30,7 +30,8 @@ struct RankReport {
 struct ThroughputEntry {
   double start_s = 0, seconds = 0;  // since the job's start
   uint64_t tokens = 0;
-  int workers = 0;  // at its end
+  int workers = 0;                         // at its end
+  std::vector<uint64_t> kv_used, kv_lent;  // tokens at its end, by rank
 };
 
 struct Report {

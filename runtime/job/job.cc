@@ -221,6 +221,8 @@ void Job::CountLocked(uint64_t tokens, double now) {
       if (i + 1 == timeline_.size()) continue;
       entry.tokens += timeline_[i + 1].tokens;
       entry.workers = timeline_[i + 1].workers;
+      entry.kv_used = timeline_[i + 1].kv_used;
+      entry.kv_lent = timeline_[i + 1].kv_lent;
     }
     timeline_.resize((timeline_.size() + 1) / 2);
     interval_s_ *= 2;
@@ -231,10 +233,15 @@ void Job::CountLocked(uint64_t tokens, double now) {
     timeline_.push_back({.start_s = start + static_cast<double>(timeline_.size()) * interval_s_,
                          .seconds = interval_s_,
                          .tokens = 0,
-                         .workers = workers});
+                         .workers = workers,
+                         .kv_used = progress_.kv_used,
+                         .kv_lent = progress_.kv_lent});
   }
-  timeline_[index].tokens += tokens;
-  timeline_[index].workers = workers;
+  TimelineEntry& entry = timeline_[index];
+  entry.tokens += tokens;
+  entry.workers = workers;
+  entry.kv_used = progress_.kv_used;
+  entry.kv_lent = progress_.kv_lent;
 }
 
 void Job::OnTokens(int rank, uint64_t incarnation, const messages::TokenBatch& batch) {

@@ -43,7 +43,8 @@ struct SequenceResult {
 struct TimelineEntry {
   double start_s = 0, seconds = 0;
   uint64_t tokens = 0;
-  int workers = 0;  // that belonged at its end
+  int workers = 0;                         // that belonged at its end
+  std::vector<uint64_t> kv_used, kv_lent;  // tokens at its end, by rank
 };
 
 struct JobProgress {

@@ -43,7 +43,7 @@ TEST(Report, HasExactlyTheFieldsOfTheContract) {
   report.wire_bytes = {8, 9, 10, 11, 12};
   report.ranks.push_back({{13, 14, 15, 16}, 17, true});
   report.recovery = {26, 27, 28, 29, 30, 36, 37, 38, 31, 32, 33, 34, 35, PercentilesOf({0.5}), {}};
-  report.timeline = {{0.5, 2, 36, 3}};
+  report.timeline = {{0.5, 2, 36, 3, {39, 40}, {41, 42}}};
   report.prefix_cache = {23, 24, 25};
   report.loans = {18, 19, 20, 21, 22};
   const json nothing = {{"count", 0},     {"mean", nullptr}, {"p50", nullptr},
@@ -56,7 +56,8 @@ TEST(Report, HasExactlyTheFieldsOfTheContract) {
     "recovery": {"ranks_lost": 26, "requests_replayed": 27, "lost_tokens": 28, "recomputed_tokens": 29,
                  "abandoned_steps": 30, "fenced": 31, "stale_tokens": 32, "replayed_tokens": 33, "adopted_tokens": 34,
                  "stale_messages": 35, "ranks_joined": 36, "ranks_left": 37, "requests_handed_back": 38},
-    "timeline": [{"start_s": 0.5, "seconds": 2.0, "tokens_per_s": 18.0, "workers": 3}],
+    "timeline": [{"start_s": 0.5, "seconds": 2.0, "tokens_per_s": 18.0, "workers": 3,
+                  "kv_tokens_used": [39, 40], "kv_tokens_lent": [41, 42]}],
     "prefix_cache": {"queried_tokens": 23, "hit_tokens": 24, "evicted_tokens": 25},
     "loans": {"granted": 18, "refused": 19, "recalled": 20, "repaid": 21, "lost": 22}})");
   expected["ttft_s"] = expected["recovery"]["pause_s"] = half;
