@@ -33,6 +33,7 @@
 #include <random>
 #include <set>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -167,7 +168,7 @@ class Chaos {
     std::vector<json> distinct;
     for (int i = 0; i < s_.distinct; ++i) {
       json line = {{"ignore_eos", true}, {"logprobs", 0}, {"temperature", 0}};
-      const bool is_long = i % 8 == 0;
+      const bool is_long = i % 8 == 3;
       line["max_tokens"] = is_long ? Between(s_.long_output / 2, s_.long_output) : Between(10, 80);
       std::vector<int32_t> prompt;
       if (i % 4 == 1) prompt = passages[random_() % passages.size()];
@@ -222,12 +223,22 @@ class Chaos {
     }
     if (s_.hosts) command = hosts_->On(rank, command);
     Rank& state = ranks_[rank];
-    const std::string log = InFolder(absl::StrCat("rank.", rank, ".", ++state.start, ".log"));
+    const int start = state.start + 1;
+    const std::string log = InFolder(absl::StrCat("rank.", rank, ".", start, ".log"));
     state = {.process = std::make_unique<ChildProcess>(command, log),
-             .start = state.start,
+             .start = start,
              .restart = {},
              .joins = joins,
              .log = log};
+    if (!joins || rank == kSparedRank || random_() % 2 == 0 || !absl::c_linear_search(actions_, "early"))
+      return;
+    Later(absl::Now() + absl::Milliseconds(Between(20, 400)), [this, rank, start] {
+      Rank& now = ranks_[rank];
+      if (now.start != start || now.process->Wait(absl::ZeroDuration()).has_value()) return;
+      now.killed = true;
+      now.process->Signal(SIGKILL);
+      ++counts_["early kill"];
+    });
   }
 
   // Our SIGKILL, or an orderly end. Others fail the run, but for UCX's own assertions, of which it may know
@@ -314,7 +325,8 @@ class Chaos {
     const int rank =
         static_cast<int>(Between(static_cast<uint64_t>(lowest), static_cast<uint64_t>(s_.ranks) - 1));
     Rank& state = ranks_[rank];
-    if (state.restart.has_value() || state.process->Wait(absl::ZeroDuration()).has_value()) return;
+    if (action == "early" || state.restart.has_value()) return;
+    if (state.process->Wait(absl::ZeroDuration()).has_value()) return;
     std::string what;
     if (action == "kill") {
       what = absl::StrCat("kill -9 rank ", rank);
@@ -487,13 +499,16 @@ int main(int argc, char** argv) {
   app.add_option("--long-output", s.long_output, "tokens that these generate at most");
   app.add_option("--bound", s.bound, "of log probabilities: 0.001 for fp32, 0.05 for bf16");
   app.add_option("--seed", s.seed, "of the disturbances and prompts");
-  app.add_option("--actions", s.actions, "some of kill,stop,leave; with --hosts also cut,pair");
+  app.add_option("--actions", s.actions,
+                 "some of kill,stop,leave,early (half of those that join are killed within 0.4 s); with "
+                 "--hosts also cut,pair");
   app.add_flag("--hosts", s.hosts, "each rank on a fake host of its own (root)");
   CLI11_PARSE(app, argc, argv);
-  const std::set<std::string> known = {"kill", "stop", "leave", "cut", "pair"};
+  const std::set<std::string> known = {"kill", "stop", "leave", "early", "cut", "pair"};
   for (const std::string& action : std::vector<std::string>(absl::StrSplit(s.actions, ','))) {
     if (known.contains(action) && (s.hosts || (action != "cut" && action != "pair"))) continue;
-    std::fprintf(stderr, "no action '%s'; there are kill, stop, leave and, with --hosts, cut and pair\n",
+    std::fprintf(stderr,
+                 "no action '%s'; there are kill, stop, leave, early and, with --hosts, cut and pair\n",
                  action.c_str());
     return 2;
   }
