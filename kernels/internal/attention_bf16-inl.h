@@ -288,10 +288,10 @@ inline void Exponentiate(const float* scores, uint64_t seen, float to_u, uint32_
   _mm512_storeu_ps(sums, total);
 }
 
-// acc[m][16 N] += weights of the pairs [first, last) times values.
-template <int M, int N>
-inline void WeighTile(const uint32_t* weights, const uint32_t* values, int dp, int first, int last,
-                      float* acc) {
+// acc[m][16 N] += weights of the pairs [first, last) times values; load(i, v) gives those of pair i.
+template <int M, int N, class Load>
+inline __attribute__((always_inline)) void Weigh(const uint32_t* weights, int dp, int first, int last,
+                                                 float* acc, const Load& load) {
   __m512 sums[M][N];
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
@@ -300,8 +300,7 @@ inline void WeighTile(const uint32_t* weights, const uint32_t* values, int dp, i
   }
   for (int i = first; i < last; ++i) {
     __m512i v[N];
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) v[n] = LoadPairs(values + i * dp + n * 16);
+    load(i, v);
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
       const __m512i pair = Broadcast(weights + m * kTilePairs + i);
@@ -316,33 +315,27 @@ inline void WeighTile(const uint32_t* weights, const uint32_t* values, int dp, i
   }
 }
 
-// The same from a group of 16 values as they lie, pairs [first, last) of its eight.
+// Packed values.
+template <int M, int N>
+inline void WeighTile(const uint32_t* weights, const uint32_t* values, int dp, int first, int last,
+                      float* acc) {
+  Weigh<M, N>(
+      weights, dp, first, last, acc, [&](int i, __m512i(&v)[N]) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+        for (int n = 0; n < N; ++n) v[n] = LoadPairs(values + i * dp + n * 16);
+      });
+}
+
+// A group of 16 values as they lie, pairs [first, last) of its eight.
 template <int M, int N>
 inline void WeighGroup(const uint32_t* weights, const uint16_t* values, int dp, const uint16_t* next,
                        int first, int last, float* acc) {
-  __m512 sums[M][N];
+  Weigh<M, N>(
+      weights, dp, first, last, acc, [&](int i, __m512i(&v)[N]) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-  for (int m = 0; m < M; ++m) {
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) sums[m][n] = _mm512_loadu_ps(acc + int64_t{m} * dp + n * 16);
-  }
-  for (int i = first; i < last; ++i) {
-    __m512i v[N];
-#pragma GCC unroll 8
-    for (int n = 0; n < N; n += 2)
-      LoadValuePair(values + 2 * i * dp + n * 16, dp, next + 2 * i * dp + n * 16, &v[n], &v[n + 1]);
-#pragma GCC unroll 8
-    for (int m = 0; m < M; ++m) {
-      const __m512i pair = Broadcast(weights + m * kTilePairs + i);
-#pragma GCC unroll 8
-      for (int n = 0; n < N; ++n) sums[m][n] = DotPairs(sums[m][n], pair, v[n]);
-    }
-  }
-#pragma GCC unroll 8
-  for (int m = 0; m < M; ++m) {
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) _mm512_storeu_ps(acc + int64_t{m} * dp + n * 16, sums[m][n]);
-  }
+        for (int n = 0; n < N; n += 2)
+          LoadValuePair(values + 2 * i * dp + n * 16, dp, next + 2 * i * dp + n * 16, &v[n], &v[n + 1]);
+      });
 }
 
 // The scratch of a part; `rows` are those of all its heads.
