@@ -209,6 +209,7 @@ std::vector<RemoteService::Slice> RemoteService::TakeAlong(const Slice& slice) {
   for (const QueryItem& item : slice.items) {
     if (item.first_slot == 0 && item.first_position == 0) prefixes.insert(item.token_count);
   }
+  if (prefixes.empty()) return {};
   const auto may_join = [&](const Message& message) {  // by its header alone
     QueryHeader header;
     std::vector<QueryItem> items;
