@@ -1,5 +1,6 @@
 // Every test program's main: GoogleTest's own, except that a program of which nothing ran exits with 77,
-// which ctest reports as skipped, and that one of which something ran says what did not and why.
+// which ctest reports as skipped, that one of which something ran says what did not and why, and that a skip
+// without a reason fails.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -15,6 +16,7 @@ constexpr int kNothingRan = 77;  // SKIP_RETURN_CODE in cmake/lombard.cmake
 class SkipListener : public testing::EmptyTestEventListener {
  public:
   int ran() const { return ran_; }
+  bool unexplained() const { return unexplained_; }
   const std::vector<std::string>& skipped() const { return skipped_; }
 
  private:
@@ -29,10 +31,12 @@ class SkipListener : public testing::EmptyTestEventListener {
       ++ran_;
       return;
     }
+    unexplained_ |= reason_.empty();
     skipped_.push_back(std::string(test.test_suite_name()) + "." + test.name() + ": " + reason_);
   }
 
   int ran_ = 0;
+  bool unexplained_ = false;
   std::string reason_;
   std::vector<std::string> skipped_;  // "Suite.Case: reason"
 };
@@ -48,6 +52,10 @@ int main(int argc, char** argv) {
   if (!listener->skipped().empty()) {
     std::cout << listener->skipped().size() << " skipped, " << listener->ran() << " ran:\n";
     for (const std::string& line : listener->skipped()) std::cout << "  " << line << "\n";
+  }
+  if (listener->unexplained()) {
+    std::cout << "A skip must say why.\n";
+    return 1;
   }
   if (listener->ran() > 0) return 0;
   std::cout << "No test case ran: the program counts as skipped.\n";
