@@ -6,7 +6,8 @@
 
 DIR holds gsm8k_cot_8shot_prefix.txt and gsm8k_test.jsonl (200 questions behind 8 examples) and mmlu_cot_prompts.json
 (57 subjects of 5 examples each, and 4 generated questions behind each). The lines are shuffled: nothing tells
-`generate` what shares what. Prints the seconds of each run, and whether the token ids are the same.
+`generate` what shares what. Prints the seconds of each run, in how many answers the token ids are those of the first run,
+and for the others how far apart the first run's two best logprobs were where an answer first differs (the largest).
 """
 import argparse, json, pathlib, random, subprocess, tempfile, time
 
@@ -31,6 +32,15 @@ def mmlu(folder, rng):
     return prompts
 
 
+def gap_where_they_differ(first, second):
+    """Of two answers: the first one's two best logprobs apart at the first different token; None: the same."""
+    for t, (a, b) in enumerate(zip(first["token_ids"], second["token_ids"])):
+        if a != b:
+            best = sorted(first["logprobs"]["top_logprobs"][t].values(), reverse=True)
+            return best[0] - best[1]
+    return None
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lombard", required=True)
@@ -50,7 +60,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         (folder / "in.jsonl").write_text("".join(
-            json.dumps({"id": i, "prompt": prompt, "max_tokens": args.max_tokens, "ignore_eos": True}) + "\n"
+            json.dumps({"id": i, "prompt": prompt, "max_tokens": args.max_tokens, "ignore_eos": True,
+                        "logprobs": 2}) + "\n"
             for i, prompt in enumerate(prompts)))
         first = None
         for _ in range(args.rounds):
@@ -63,12 +74,13 @@ def main():
                 seconds = time.monotonic() - begin
                 answers = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
                 failed = sum("error" in answer for answer in answers)
-                tokens = [answer.get("token_ids") for answer in answers]
-                first = first or tokens
-                equal = sum(a == b for a, b in zip(first, tokens))
+                first = first or answers
+                gaps = [gap_where_they_differ(a, b) for a, b in zip(first, answers) if "error" not in {**a, **b}]
+                differ = [gap for gap in gaps if gap is not None]
                 prompt_tokens = sum(answer["usage"]["prompt_tokens"] for answer in answers if "usage" in answer)
                 print(f"{args.job}: prefix cache {cache}: {seconds:.1f} s, {len(answers)} answers ({failed} failed) to "
-                      f"{prompt_tokens} prompt tokens; token ids as in the first run: {equal}", flush=True)
+                      f"{prompt_tokens} prompt tokens; token ids as in the first run: {len(gaps) - len(differ)}"
+                      + (f"; largest gap where others differ: {max(differ):.4f}" if differ else ""), flush=True)
 
 
 if __name__ == "__main__":
