@@ -12,6 +12,7 @@ absl::Status Instance::Handle(int from, const messages::ControlMessage& message,
     // Meant for an earlier process of this instance: it has been given to another one since.
     if (message.submit().to_incarnation() != Value(incarnation_)) return absl::OkStatus();
     ASSIGN_OR_RETURN(SequenceRequest request, FromMessage(message.submit()));
+    FollowMembers();  // it may have been given by a list that came just before it
     if (!engine_->Knows(request.id)) engine_->Submit(std::move(request), now);
   } else if (message.has_cancel()) {
     engine_->Cancel({message.cancel().arrival_us(), message.cancel().number()}, now);
@@ -43,8 +44,12 @@ void Instance::Tick(absl::Time now) {
     rmanager_->Tick(now);
     break;
   }
-  if (const uint32_t blocks = rmanager_->reachable_blocks(); blocks > 0) engine_->set_cluster_blocks(blocks);
+  FollowMembers();
   if (draining() && !left_) GoOnDraining(now);
+}
+
+void Instance::FollowMembers() {
+  if (const uint32_t blocks = rmanager_->reachable_blocks(); blocks > 0) engine_->set_cluster_blocks(blocks);
 }
 
 void Instance::Drain(absl::Duration wait, absl::Time now) {

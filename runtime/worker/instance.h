@@ -70,6 +70,7 @@ class Instance {
   }
 
  private:
+  void FollowMembers();  // what one request can hold, by the newest list
   void GoOnDraining(absl::Time now);
   void HandBack(bool running, absl::Time now);
 

@@ -40,8 +40,8 @@ class InstanceTest : public testing::Test {
     instance_.emplace(Incarnation{1}, /*front_door=*/0, &pool_, &rmanager_, engine_.get());
   }
 
-  void Submit(uint64_t number, uint64_t to_incarnation) {
-    SequenceRequest request{.id = {100, number}, .prompt = {1, 2, 3, 4, 5}};
+  void Submit(uint64_t number, uint64_t to_incarnation, uint32_t prompt = 5) {
+    SequenceRequest request{.id = {100, number}, .prompt = std::vector<int32_t>(prompt, 1)};
     request.sampling.max_tokens = 3;
     request.sampling.temperature = 0;
     request.sampling.ignore_eos = true;
@@ -122,6 +122,23 @@ TEST_F(InstanceTest, RunsWhatItIsGiven) {
 TEST_F(InstanceTest, WhatIsMeantForAnotherProcessIsDropped) {
   Submit(1, 2);
   EXPECT_TRUE(engine_->idle());
+}
+
+TEST_F(InstanceTest, WhatTheNewestMembersCanHoldIsAccepted) {
+  ControlMessage list;
+  list.set_incarnation(1);
+  list.mutable_cluster_view()->set_epoch(1);
+  list.mutable_cluster_view()->set_members_number(1);
+  for (uint32_t i : {0u, 1u}) {
+    messages::Member& member = *list.mutable_cluster_view()->add_members();
+    member.set_instance(i), member.set_incarnation(1), member.set_kv_blocks(8);
+    member.set_state(messages::MEMBER_ALIVE);
+  }
+  Submit(1, 1, 40);  // more than the engine's eight blocks hold
+  ASSERT_TRUE(instance_->Handle(0, list, now_).ok());
+  Submit(2, 1, 40);  // in the same turn
+  EXPECT_FALSE(engine_->Knows({100, 1}));
+  EXPECT_TRUE(engine_->Knows({100, 2}));
 }
 
 TEST_F(InstanceTest, AFencedProcessForgetsEverythingAndGoesOnAsAnother) {
