@@ -209,6 +209,7 @@ void BorrowedLedger::OnReply(InstanceId from, const messages::TryMoveKvReply& re
         Advance(it, now);
         return;
       }
+      if (!reply.has_loan() && reply.coming()) it->second.coming = reply.prefix_blocks();
       Fail(it, facts, now);
       break;
     }
@@ -307,7 +308,7 @@ BorrowedLedger::Borrowings::iterator BorrowedLedger::Fail(Borrowings::iterator i
 void BorrowedLedger::Refuse(uint64_t ticket, const Borrowing& borrowing, const ClusterFacts& facts,
                             absl::Time now) {
   const bool adopts = borrowing.purpose == Purpose::kAdopt;  // it finds something or not; nobody collides
-  refusals_ += !adopts;
+  refusals_ += !adopts && !borrowing.coming.has_value();
   uint32_t attempt = 0;
   if (!borrowing.parts.empty() && !adopts) {
     if (attempts_.size() >= kAttemptsRemembered) attempts_.erase(attempts_.begin());  // likely ended
@@ -321,7 +322,8 @@ void BorrowedLedger::Refuse(uint64_t ticket, const Borrowing& borrowing, const C
        .blocks = borrowing.blocks,
        .granted = false,
        .cluster_free = RoomOfOthers(borrowing, facts),
-       .retry_after = now + options_.backoff * (1u << doublings) * Spread(borrowing.request, attempt)});
+       .retry_after = now + options_.backoff * (1u << doublings) * Spread(borrowing.request, attempt),
+       .coming = borrowing.coming});
 }
 
 void BorrowedLedger::StartRepayment(const Loan& loan, absl::Time now) {

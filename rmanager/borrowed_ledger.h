@@ -40,6 +40,7 @@ class BorrowedLedger {
     std::vector<uint32_t> adopted;  // of an adoption: what the slots of the one loan hold
     uint32_t cluster_free = 0;      // what the others would have lent, by our view
     absl::Time retry_after;
+    std::optional<uint32_t> coming;  // of a prefix that the holder has in part and is computing
   };
 
   BorrowedLedger(const Options& options, Outbox* outbox) : options_(options), outbox_(outbox) {}
@@ -97,7 +98,9 @@ class BorrowedLedger {
     Purpose purpose;
     std::vector<Part> parts;
     absl::Time deadline, next_retry;
-    messages::PrefixKey prefix;  // Purpose::kPrefix
+    // Purpose::kPrefix
+    messages::PrefixKey prefix;
+    std::optional<uint32_t> coming;
     // Of an adoption.
     LostHome lost;
     std::vector<uint64_t> names;

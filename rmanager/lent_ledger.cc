@@ -97,6 +97,10 @@ std::optional<Loan> LentLedger::ReservePrefix(InstanceId debtor, uint64_t ticket
   return loan;
 }
 
+uint32_t LentLedger::PrefixBlocks(absl::string_view salt, absl::Span<const int32_t> tokens) const {
+  return prefixes_ == nullptr ? 0 : static_cast<uint32_t>(prefixes_->Match(salt, tokens).blocks.size());
+}
+
 Loan LentLedger::NewLoan(InstanceId debtor, RequestId request, uint32_t blocks) {
   if (options_.bug == PlantedBug::kForgetEpoch && entries_.empty()) next_loan_ = 1;
   return {.id = MakeLoanId(options_.self, next_loan_++),

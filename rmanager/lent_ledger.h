@@ -78,6 +78,8 @@ class LentLedger {
   std::optional<Loan> ReservePrefix(InstanceId debtor, uint64_t ticket, RequestId request,
                                     absl::string_view salt, absl::Span<const int32_t> tokens, uint32_t blocks,
                                     bool guard_bears, absl::Time now);
+  // Blocks of it that the cache has.
+  uint32_t PrefixBlocks(absl::string_view salt, absl::Span<const int32_t> tokens) const;
   // False: no such loan of this debtor.
   bool Activate(InstanceId debtor, LoanId id, uint64_t epoch);
   void Repay(InstanceId debtor, LoanId id, uint64_t epoch);

@@ -184,14 +184,19 @@ void RManager::OnTry(InstanceId from, const messages::TryMoveKv& ask, absl::Time
   }
   std::optional<Loan> loan;
   std::vector<uint32_t> adopted;
+  std::optional<uint32_t> coming;
   const bool spared = ask.purpose() == messages::PURPOSE_GROWTH ||
                       (load_.oldest_running.has_value() && request <= *load_.oldest_running);
   const uint32_t limit = spared ? lent_.lendable() : LendableToYounger(now);
   if (yields) {
     // no loan
   } else if (prefix) {
+    const bool bears = spared || GuardBears(ask.blocks(), now);
     loan = lent_.ReservePrefix(from, ask.ticket(), request, ask.prefix().salt(), ask.prefix().tokens(),
-                               ask.blocks(), spared || GuardBears(ask.blocks(), now), now);
+                               ask.blocks(), bears, now);
+    if (!loan.has_value() && bears && prefix_comes_ &&
+        prefix_comes_(ask.prefix().salt(), ask.prefix().tokens()))
+      coming = lent_.PrefixBlocks(ask.prefix().salt(), ask.prefix().tokens());
   } else if (ask.has_adopt()) {
     const std::vector<uint64_t> names(ask.adopt().names().begin(), ask.adopt().names().end());
     loan = lent_.Adopt(from, ask.ticket(), request, names, now, &adopted);
@@ -203,7 +208,9 @@ void RManager::OnTry(InstanceId from, const messages::TryMoveKv& ask, absl::Time
   reply.set_lendable(LendableToYounger(now));
   reply.set_lendable_older(lent_.lendable());
   if (!loan.has_value()) {
-    refused_ += !ask.has_adopt();
+    refused_ += !ask.has_adopt() && !coming.has_value();
+    reply.set_coming(coming.has_value());
+    reply.set_prefix_blocks(coming.value_or(0));
     return;
   }
   reply.mutable_adopted()->Assign(adopted.begin(), adopted.end());
@@ -481,7 +488,7 @@ std::vector<RManager::Event> RManager::TakeEvents() {
                                    [&](const auto& open) { return open.second.ticket == result.ticket; });
     if (move != moves_.end()) FinishMove(move->first, 0);
     events.push_back(BorrowRefused{result.ticket, result.request, result.blocks, result.cluster_free,
-                                   result.retry_after, result.purpose});
+                                   result.retry_after, result.purpose, result.coming});
   }
   std::move(events_.begin(), events_.end(), std::back_inserter(events));
   events_.clear();

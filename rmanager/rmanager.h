@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -99,6 +100,7 @@ struct BorrowRefused {
   uint32_t blocks_wanted, cluster_free;  // the latter by our view, without our own pool
   absl::Time retry_after;
   Purpose purpose;
+  std::optional<uint32_t> coming = {};  // the holder is computing the prefix, and has so many blocks of it
 };
 // Advice. Answer with StartMove, then FinishMove; or with RefuseMove.
 struct MoveWanted {
@@ -192,8 +194,13 @@ class RManager {
     return peer != options_.self && i < incarnations_.size() && !Unreachable(static_cast<int>(i), now) &&
            (incarnations_[i] == 0 || incarnations_[i] > lost_[i]);
   }
-  // The engine's cache, which others may read; null: none. It outlives the manager's last call with it.
-  void SetPrefixes(PrefixTree* prefixes) { lent_.set_prefixes(prefixes); }
+  // Whether somebody here is about to give the cache all blocks that `tokens` fill, under that salt.
+  using PrefixComes = std::function<bool(absl::string_view salt, absl::Span<const int32_t> tokens)>;
+  // The engine's cache, which others may read; null: none. Both outlive the manager's last call with them.
+  void SetPrefixes(PrefixTree* prefixes, PrefixComes comes = {}) {
+    lent_.set_prefixes(prefixes);
+    prefix_comes_ = std::move(comes);
+  }
   // Creditor. Any thread; the snapshot holds what it shows.
   std::shared_ptr<const HostedLoans> hosted() const { return lent_.hosted(); }
   std::vector<std::shared_ptr<const LoanSlots>> lent_slots() const { return lent_.slots(); }
@@ -282,6 +289,7 @@ class RManager {
   KvPool* pool_;
   Outbox outbox_;
   LentLedger lent_;
+  PrefixComes prefix_comes_;
   BorrowedLedger borrowed_;
   ClusterFacts facts_;
   Load load_;

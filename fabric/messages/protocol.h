@@ -201,7 +201,12 @@
 //               message per layer; rows that see all of the same blocks are one product, also those of
 //               several debtors whose messages wait at the same time
 //   Repay       the loan reads no longer; the blocks stay cached as long as they are worth it
-//   refused     for any reason: the home computes the tokens itself, and asks no more for this request
+//   coming      not granted, but a request that runs there, or is about to, computes the prefix: the reply
+//               says so, and how many blocks there are. The home holds nothing and asks again after the
+//               waiting time of a refusal, until nothing has been added for `prefix_patience`: so a prefix
+//               that is wanted at several instances at once is computed at one. Whoever waits so is not
+//               itself counted on, so nobody waits in a ring
+//   refused     for any other reason: the home computes the tokens itself, and asks no more for this request
 // A home whose rows have cost more bytes than the KV has (distattn/prefix_copy.h) fetches the whole prefix
 // with one of the loans, as when a loan is taken home. It enters the home's cache; then each reader's table
 // flips to it between two steps, and repays.

@@ -71,7 +71,9 @@ Engine::Engine(const EngineOptions& options, EngineModel model, const Tokenizer*
                                                               .kv_format = model_.kv_format,
                                                               .block_tokens = options_.block_tokens});
   pool_->set_cache(prefixes_.get());
-  rmanager_->SetPrefixes(prefixes_.get());
+  rmanager_->SetPrefixes(prefixes_.get(), [this](absl::string_view salt, absl::Span<const int32_t> tokens) {
+    return Computes(salt, tokens);
+  });
 }
 
 Engine::~Engine() {

@@ -59,6 +59,9 @@ struct EngineOptions {
   // What another instance's cache has of a request is read there instead of computed here when it is at least
   // so many tokens more than the own cache has. A guess: every step then waits for answers in every layer.
   uint32_t remote_prefix_min = 512;
+  // Without a new block of it for so long, one that another instance computes is computed here. A guess: many
+  // steps.
+  absl::Duration prefix_patience = absl::Seconds(5);
   bool copy_prefixes = true;  // those read elsewhere, when that has become cheaper (distattn/prefix_copy.h)
   bool poison_freed = false;  // NaN into local blocks that were lent away (tests)
   InstanceId self{};
@@ -129,6 +132,7 @@ class Engine {
   uint32_t waiting_count() const { return static_cast<uint32_t>(waiting_.size()); }
   uint64_t preemptions() const { return preemptions_; }
   uint64_t prefixes_copied() const { return prefixes_copied_; }  // from other instances, each for all readers
+  uint64_t prefixes_awaited() const { return prefixes_awaited_; }  // until they were computed elsewhere
   const RecoveryStats& recovery_stats() const { return recovery_; }
   PrefixStats prefix_stats() const { return prefixes_ == nullptr ? PrefixStats{} : prefixes_->stats(); }
   // The tables of all sequences, and the cache, for whoever audits them. Null: no prefix cache.
@@ -173,6 +177,11 @@ class Engine {
   // engine_elsewhere.cc
   // Asks the instance that the front door names for what it has of the tokens.
   bool TryReadElsewhere(Sequence& sequence, uint64_t cached_tokens, uint32_t blocks, absl::Time now);
+  // Somebody here is about to give the cache all blocks that `tokens` fill.
+  bool Computes(absl::string_view salt, absl::Span<const int32_t> tokens) const;
+  // After the holder's refusal; nullopt: it is not worth waiting for.
+  std::optional<PrefixComing> StillComing(const Sequence& sequence, const BorrowRefused& refused,
+                                          absl::Time now) const;
   void CountRowsElsewhere(const Sequence& sequence, uint32_t rows);
   void BringPrefixesHome(absl::Time now);
   bool ReadHere(Sequence& sequence, absl::Time now);
@@ -241,7 +250,7 @@ class Engine {
   double layer_seconds_ = 0;         // of a step's own computing, on average
   RecoveryStats recovery_;
   std::map<uint64_t, uint64_t> rows_elsewhere_;  // that were sent to a prefix, by its name
-  uint64_t prefixes_copied_ = 0;
+  uint64_t prefixes_copied_ = 0, prefixes_awaited_ = 0;
 };
 
 }  // namespace lombard

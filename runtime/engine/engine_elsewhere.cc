@@ -1,4 +1,5 @@
-// Prefixes that lie in another instance's cache: read there, or copied here.
+// Prefixes that lie in another instance's cache: read there, or copied here. One that is still being computed
+// there is waited for, as among requests of one instance.
 //
 // A sequence that reads one holds a loan of it, in whose slots its first blocks lie. The rows of all readers
 // travel in one message per layer, and the holder attends to the prefix once for them. When they have cost
@@ -32,6 +33,29 @@ bool Engine::TryReadElsewhere(Sequence& s, uint64_t cached_tokens, uint32_t bloc
                                      absl::MakeConstSpan(s.tokens).first(tokens), read, now);
   s.blocked_need = need;
   return true;
+}
+
+bool Engine::Computes(absl::string_view salt, absl::Span<const int32_t> tokens) const {
+  const auto computes = [&](const SequencePtr& s) {
+    if (s->blocked_since.has_value() || s->request.cache_salt != salt || s->tokens.size() < tokens.size() ||
+        !std::equal(tokens.begin(), tokens.end(), s->tokens.begin())) {
+      return false;
+    }
+    if (s->phase == SequencePhase::kRunning) return s->shares && s->computed() < tokens.size();
+    // One that came just now, and asks nobody else: it is admitted in the next step.
+    return s->phase == SequencePhase::kWaiting && !s->request.prefix.has_value() &&
+           !s->request.lost_home.has_value();
+  };
+  return std::any_of(running_.begin(), running_.end(), computes) ||
+         std::any_of(waiting_.begin(), waiting_.end(), computes);
+}
+
+std::optional<PrefixComing> Engine::StillComing(const Sequence& s, const BorrowRefused& refused,
+                                                absl::Time now) const {
+  if (!refused.coming.has_value()) return std::nullopt;
+  const bool more = !s.coming.has_value() || *refused.coming > s.coming->blocks;
+  const PrefixComing coming = more ? PrefixComing{.blocks = *refused.coming, .since = now} : *s.coming;
+  return now < coming.since + options_.prefix_patience ? std::optional(coming) : std::nullopt;
 }
 
 void Engine::CountRowsElsewhere(const Sequence& s, uint32_t rows) {

@@ -171,6 +171,7 @@ void Engine::HandleEvent(const RManager::Event& event, absl::Time now) {
     for (const Loan& loan : borrowed->loans) {
       if (!rmanager_->borrowed().contains(loan.id)) continue;  // lost meanwhile
       if (loan.prefix) {
+        prefixes_awaited_ += s->coming.has_value();
         s->table.AddLent(loan.id, loan.epoch, loan.creditor, loan.blocks);
         s->elsewhere = {.loan = loan.id, .name = Names(*s, loan.blocks).back(), .blocks = loan.blocks};
       } else {
@@ -190,10 +191,17 @@ void Engine::HandleEvent(const RManager::Event& event, absl::Time now) {
     if (s->move.has_value() && s->move->ticket == refused->ticket) s->move.reset();
     if (s->ticket != refused->ticket) return;
     s->ticket.reset();
-    if (refused->purpose == Purpose::kPrefix) {  // it is computed here then
-      s->request.prefix.reset();
-      s->retry_at = now;
+    if (refused->purpose == Purpose::kPrefix) {
+      const std::optional<PrefixComing> coming = StillComing(*s, *refused, now);
       Preempt(*s, now);
+      if (coming.has_value()) {
+        s->coming = coming;
+        s->retry_at = refused->retry_after;
+        s->blocked_since.reset();  // it is not memory that it lacks
+      } else {
+        s->request.prefix.reset();  // it is computed here
+        s->retry_at = now;
+      }
       return ReportLoad();
     }
     s->retry_at = refused->retry_after;
@@ -303,6 +311,7 @@ void Engine::ReleaseMemory(Sequence& s, absl::Time now) {
   s.ticket.reset();
   s.adoptions.clear();
   s.elsewhere.reset();
+  s.coming.reset();
   LeavePrefix(s, now);
   pool_->ReleaseAll(s.table.Clear());
   rmanager_->RepayAll(s.id(), now);  // loans, and borrowings under way
@@ -408,7 +417,8 @@ absl::Time Engine::NextRetry() const {
   absl::Time next = absl::InfiniteFuture();
   for (const auto* list : {&waiting_, &running_}) {
     for (const SequencePtr& s : *list) {
-      if (s->blocked_since.has_value()) next = std::min(next, s->retry_at);
+      const bool waits = s->coming.has_value() && s->phase == SequencePhase::kWaiting;
+      if (s->blocked_since.has_value() || waits) next = std::min(next, s->retry_at);
     }
   }
   return next;

@@ -80,6 +80,12 @@ struct PrefixElsewhere {
   uint32_t blocks = 0;
 };
 
+// The prefix that another instance is computing, as it said last.
+struct PrefixComing {
+  uint32_t blocks = 0;  // that were there
+  absl::Time since;     // when so many were there first
+};
+
 enum class SequencePhase : uint8_t {
   kWaiting,    // no memory held
   kAdopting,   // creditors of its lost home asked for what they hold over
@@ -103,6 +109,7 @@ struct Sequence {
   std::optional<PrefixReader> reader;  // while it reads blocks of the prefix cache or may give it some
   bool shares = false;                 // gives its full blocks to the cache; needs a reader
   std::optional<PrefixElsewhere> elsewhere;
+  std::optional<PrefixComing> coming;  // waits for it with nothing
 
   SequencePhase phase = SequencePhase::kWaiting;
   std::vector<BlockExport> exports;

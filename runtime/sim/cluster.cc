@@ -195,6 +195,7 @@ void ClusterSim::EndProcess(int rank) {
   stats_.loans += c.granted, stats_.recalled += c.recalled, stats_.overdue += c.overdue,
       stats_.lost += c.lost, stats_.guard_recalls += c.guard_recalls, stats_.prefixes += c.prefixes_granted;
   stats_.copied += process->engine->prefixes_copied();
+  stats_.awaited += process->engine->prefixes_awaited();
   stats_.fenced += process->instance->fenced_count(), stats_.preemptions += process->engine->preemptions();
   stats_.adopted_tokens += process->engine->recovery_stats().adopted_tokens;
   loans_.CreditorGone(*process->rmanager);

@@ -41,6 +41,7 @@ struct SimStats {
            adopted_tokens = 0, preemptions = 0;
   uint64_t joined = 0, left = 0, handed_back = 0;
   uint64_t prefixes = 0, copied = 0;  // of loans, to read a prefix; prefixes brought home for all readers
+  uint64_t awaited = 0;               // of prefixes, those that were still being computed
 };
 
 constexpr uint32_t kPoolOfComers = 32;  // blocks of those that take any place: none shrinks by them

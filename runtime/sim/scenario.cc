@@ -51,7 +51,8 @@ void DrawRequests(SimRandom& random, uint32_t count, Scenario* s) {
   }
 }
 
-// Tenants; prompts that go on where earlier ones end; requests sent elsewhere than where their beginning is.
+// Tenants; prompts that go on where earlier ones end, some while those are computed; requests sent elsewhere
+// than where their beginning is.
 void DrawSharing(SimRandom& random, Scenario* s) {
   if (random.Chance(0.4)) return;
   const uint32_t longest = LongestRequest(*s);
@@ -63,7 +64,9 @@ void DrawSharing(SimRandom& random, Scenario* s) {
     SimRequest& request = s->requests[by_arrival[i]];
     if (random.Chance(0.2)) request.salt = "another";
     if (random.Chance(0.8)) {
-      std::vector<int32_t> prompt = s->requests[by_arrival[random.Below(i)]].prompt;
+      const SimRequest& earlier = s->requests[by_arrival[random.Below(i)]];
+      if (random.Chance(0.3)) request.arrival = earlier.arrival + absl::Milliseconds(random.Between(0, 20));
+      std::vector<int32_t> prompt = earlier.prompt;
       const size_t own = std::min<size_t>(request.prompt.size(), random.Between(1, 3 * s->block_tokens));
       prompt.insert(prompt.end(), request.prompt.end() - static_cast<int64_t>(own), request.prompt.end());
       if (prompt.size() + request.max_tokens <= longest) request.prompt = std::move(prompt);

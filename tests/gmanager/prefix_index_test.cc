@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <map>
 #include <random>
 
 #include "kvpool/block_hash.h"
@@ -36,18 +38,41 @@ TEST(PrefixIndex, DropsTheTailOfWhatWasUsedLongestAgo) {
   EXPECT_EQ(index.CachedBlocks(k0, Names{7}), 1u);
 }
 
-TEST(PrefixIndex, NeverHoldsMoreNamesThanThePoolHasBlocks) {
+// Against a cache that is written down plainly: every block with the time of its last use, a later one of a
+// sequence just before the one that it follows; what was used longest ago goes when there is no room.
+TEST(PrefixIndex, HasWhatACacheOfThePoolsSizeWouldHave) {
+  constexpr size_t kBlocks = 32;
   std::mt19937 random(5);
-  PrefixIndex index({32});
+  PrefixIndex index({kBlocks});
+  std::map<uint64_t, uint64_t> cache;  // name -> time of its last use
+  uint64_t time = 0;
+  int too_long = 0, dropped = 0;
+  const auto leading = [&](const Names& names) {
+    const auto missing =
+        std::find_if(names.begin(), names.end(), [&](uint64_t n) { return !cache.contains(n); });
+    return static_cast<uint32_t>(missing - names.begin());
+  };
   for (int i = 0; i < 2000; ++i) {
     Names names;
-    for (uint64_t name = 0; names.size() < random() % 40; name = names.back())
+    const size_t length = random() % 40;
+    for (uint64_t name = 0; names.size() < length; name = names.back())
       names.push_back(name * 4 + 1 + random() % 3);
+    ASSERT_EQ(index.CachedBlocks(k0, names), leading(names));
     index.Use(k0, names);
-    ASSERT_LE(index.size(k0), 32u);
-    ASSERT_EQ(index.CachedBlocks(k0, names),
-              names.size() > 32 ? index.CachedBlocks(k0, names) : names.size());
+    if (length > kBlocks) {
+      ++too_long;  // it borrows, and leaves nothing
+    } else {
+      for (size_t at = names.size(); at-- > 0;) cache[names[at]] = ++time;
+      for (; cache.size() > kBlocks; ++dropped) {
+        cache.erase(std::min_element(cache.begin(), cache.end(),
+                                     [](const auto& a, const auto& b) { return a.second < b.second; }));
+      }
+    }
+    ASSERT_EQ(index.CachedBlocks(k0, names), leading(names));
+    ASSERT_EQ(index.size(k0), cache.size());
   }
+  EXPECT_GT(too_long, 100);
+  EXPECT_GT(dropped, 1000);
 }
 
 TEST(PrefixIndex, KnowsWhatIsOnlyReadElsewhere) {

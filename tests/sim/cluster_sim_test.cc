@@ -32,6 +32,7 @@ TEST(ClusterSim, SeedsHold) {
     sum.fenced += sim.stats().fenced, sum.replayed += sim.stats().replayed;
     sum.preemptions += sim.stats().preemptions, sum.adopted_tokens += sim.stats().adopted_tokens;
     sum.prefixes += sim.stats().prefixes, sum.copied += sim.stats().copied;
+    sum.awaited += sim.stats().awaited;
     sum.joined += sim.stats().joined, sum.left += sim.stats().left;
     sum.handed_back += sim.stats().handed_back;
   }
@@ -48,6 +49,7 @@ TEST(ClusterSim, SeedsHold) {
   EXPECT_GT(sum.adopted_tokens, 0);
   EXPECT_GT(sum.prefixes, 0);
   EXPECT_GT(sum.copied, 0);
+  EXPECT_GT(sum.awaited, 0);
   EXPECT_GT(sum.joined, 0);
   EXPECT_GT(sum.left, 0);
   EXPECT_GT(sum.handed_back, 0);
@@ -115,7 +117,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Planted{PlantedBug::kForgetRepay, "ForgetRepay", {40000, 40}},
                     Planted{PlantedBug::kDoubleGrant, "DoubleGrant", {30000, 20}},
                     Planted{PlantedBug::kForgetEpoch, "ForgetEpoch", {30050, 10}},
-                    Planted{PlantedBug::kNoExpiry, "NoExpiry", {30000, 20}},
+                    Planted{PlantedBug::kNoExpiry, "NoExpiry", {80, 20}},
                     Planted{PlantedBug::kFreeWhileRead, "FreeWhileRead", {0, 40}},
                     Planted{PlantedBug::kFreeOnRecall, "FreeOnRecall", {0, 20}},
                     Planted{PlantedBug::kKeepLoansOfLost, "KeepLoansOfLost", {10000, 20}},

@@ -90,12 +90,27 @@ TEST_F(PrefixRanksTest, ATenantsPrefixIsReadUnderItsSaltOnly) {
   }
 }
 
-TEST_F(PrefixRanksTest, AHolderThatNeedsItsMemoryGetsIt) {
+// Whoever comes first; that a holder gets its memory is shown in prefix_elsewhere_test.
+TEST_F(PrefixRanksTest, TokensAreEqualWhenTheHolderNeedsItsMemory) {
   const std::vector<int32_t> head = Tokens(12 * kBlock);
   std::vector<TestSequence> sequences = {At(0, 0, head, 4)};
   for (int i = 0; i < 3; ++i) sequences.push_back(At(1, 1, head, 4));
   for (int i = 0; i < 3; ++i) sequences.push_back(At(0, 1, {}, 18 * kBlock));
-  ExpectEqualTokens(Settings({20, 60}), sequences);  // whoever comes first
+  ExpectEqualTokens(Settings({20, 60}), sequences);
+}
+
+TEST_F(PrefixRanksTest, WhatIsWantedAtSeveralRanksAtOnceIsComputedAtOne) {
+  for (const uint32_t ranks : {2u, 4u}) {
+    const std::vector<int32_t> head = Tokens(20 * kBlock);
+    std::vector<TestSequence> sequences;
+    for (uint32_t i = 0; i < 3 * ranks; ++i) sequences.push_back(At(i % ranks, 0, head, 4 + i));
+    WorkerSettings settings = Settings(std::vector<uint32_t>(ranks, 100));
+    settings.engine.max_batch_tokens = 24;  // it takes many steps
+    settings.engine.prefix_patience = absl::InfiniteDuration();
+    const Totals totals = ExpectEqualTokens(settings, sequences);
+    EXPECT_EQ(totals.prefixes, 3u * (ranks - 1)) << "each of the others reads it where it was computed";
+    EXPECT_EQ(totals.hit, 2u * 20 * kBlock) << "and those that came there with the first find it";
+  }
 }
 
 TEST_F(PrefixRanksTest, TheFrontDoorSendsRequestsWhereTheirPrefixIs) {

@@ -1,0 +1,112 @@
+// Goal: a prefix that is wanted at two instances at once is computed at one of them; the other one waits for
+// it with nothing, not for ever, and never for one that waits itself. Method: two engines in
+// virtual time.
+#include "tests/runtime/engine/two_engines.h"
+
+namespace lombard {
+namespace {
+
+using PrefixElsewhereTest = TwoEngines;
+
+TEST_F(PrefixElsewhereTest, WaitsWithNothingUntilItIsComputedThere) {
+  Submit(kHolder);
+  Submit(kReader, kHolder);
+  Submit(kReader, kHolder);
+  for (int i = 0; Granted() < 2 && i < 100; ++i) {
+    for (int again = 0; again < 3; ++again) Step(kReader);
+    if (Granted() == 0) {
+      EXPECT_EQ(At(kReader).pool.used_count(), 0u) << "whoever waits holds nothing";
+      EXPECT_EQ(At(kReader).rows, 0u);
+      EXPECT_LE(At(kReader).engine.NextRetry(), now_ + absl::Milliseconds(640)) << "somebody must wake it";
+    }
+    Step(kHolder);
+    Pass(absl::Milliseconds(100));
+  }
+  EXPECT_EQ(Granted(), 2u);
+  EXPECT_EQ(At(kReader).engine.prefixes_awaited(), 2u);
+  EXPECT_EQ(At(kReader).rmanager.counters().borrow_refused, 0u);
+  for (int i = 0; i < 30; ++i) Step(kReader);
+  EXPECT_EQ(At(kReader).rows, 2u * (3 + 19)) << "the prefix was computed once, at the holder";
+}
+
+TEST_F(PrefixElsewhereTest, IsAwaitedFromTheMomentThatItsRequestCame) {
+  Submit(kHolder);  // and no step there yet
+  Submit(kReader, kHolder);
+  Step(kReader), Step(kReader);
+  EXPECT_EQ(At(kReader).rows, 0u);
+  EXPECT_EQ(At(kReader).pool.used_count(), 0u);
+}
+
+TEST_F(PrefixElsewhereTest, IsComputedHereWhenNothingIsAddedThere) {
+  Submit(kHolder);
+  Submit(kReader, kHolder);
+  Step(kHolder);
+  for (int i = 0; i < 49; ++i) Step(kReader), Pass(absl::Milliseconds(100));
+  EXPECT_EQ(At(kReader).rows, 0u) << "4.9 s of 5";
+  Step(kHolder);  // another block: the time begins anew
+  for (int i = 0; i < 49; ++i) Step(kReader), Pass(absl::Milliseconds(100));
+  EXPECT_EQ(At(kReader).rows, 0u);
+  for (int i = 0; i < 8; ++i) Step(kReader), Pass(absl::Milliseconds(100));
+  EXPECT_GT(At(kReader).rows, 0u);
+  EXPECT_EQ(Granted(), 0u);
+}
+
+TEST_F(PrefixElsewhereTest, IsComputedHereWhenItsRequestThereIsGone) {
+  const RequestId other = Submit(kHolder);
+  Submit(kReader, kHolder);
+  Step(kHolder), Step(kReader);
+  EXPECT_EQ(At(kReader).rows, 0u);
+  At(kHolder).engine.Cancel(other, now_);
+  for (int i = 0; i < 3; ++i) Pass(absl::Milliseconds(100)), Step(kReader);
+  EXPECT_GT(At(kReader).rows, 0u);
+}
+
+// Each names the other: one of them would wait for ever for what the other one waits for.
+TEST_F(PrefixElsewhereTest, NobodyWaitsForOneThatWaits) {
+  Submit(kHolder, kReader);
+  Submit(kReader, kHolder);
+  for (int i = 0; i < 3; ++i) {
+    for (const uint32_t rank : {kHolder, kHolder, kReader, kReader}) Step(rank);  // asks, hears the answer
+    Pass(absl::Milliseconds(100));
+  }
+  EXPECT_GT(At(kHolder).rows + At(kReader).rows, 0u);
+}
+
+TEST_F(PrefixElsewhereTest, ALongerBeginningIsNotAwaited) {
+  Submit(kHolder, {}, kHead - kBlock);  // computes less than what is asked for
+  Submit(kReader, kHolder);
+  for (int i = 0; i < 3; ++i) Step(kReader);
+  EXPECT_GT(At(kReader).rows, 0u);
+}
+
+class ShortOfMemoryTest : public TwoEngines {
+ protected:
+  ShortOfMemoryTest() : TwoEngines(kHead / kBlock + 8) {}
+};
+
+TEST_F(ShortOfMemoryTest, AHolderThatNeedsItsMemoryGetsIt) {
+  const RequestId first = Submit(kHolder);
+  for (int i = 0; i < 10; ++i) Step(kHolder);
+  At(kHolder).engine.Cancel(first, now_);  // the prefix stays
+  Submit(kReader, kHolder);
+  while (At(kReader).rows == 0) Step(kReader);
+  ASSERT_EQ(Granted(), 1u);
+  // All but the last eight blocks of the pool are read from elsewhere.
+  SequenceRequest request{.id = {next_, next_}, .prompt = std::vector<int32_t>(12 * kBlock, 7), .output = {}};
+  request.sampling.max_tokens = 4, request.sampling.ignore_eos = true;
+  At(kHolder).engine.Submit(request, now_);
+  const uint64_t rows_before = At(kHolder).rows;
+  for (int i = 0; i < 60 && !At(kHolder).engine.idle(); ++i) {
+    Step(kHolder);
+    if (At(kHolder).rows == rows_before) Step(kReader);
+    Pass(absl::Milliseconds(20));
+  }
+  EXPECT_EQ(At(kHolder).rmanager.counters().recalled, 1u);
+  EXPECT_TRUE(At(kHolder).engine.idle());
+  while (!At(kReader).engine.idle()) Step(kReader);
+  EXPECT_EQ(At(kReader).rows, 3u + 19) << "what it read has come home, and is not computed again";
+  EXPECT_EQ(At(kReader).engine.preemptions(), 0u);
+}
+
+}  // namespace
+}  // namespace lombard
