@@ -227,10 +227,11 @@ bool BlockTable::AddAdoptedLocal(uint32_t block, BlockId id) {
   return true;
 }
 
-std::vector<BlockTable::Transit> BlockTable::NextDepartures(uint32_t count, uint32_t new_tokens) const {
+std::vector<BlockTable::Transit> BlockTable::NextDepartures(uint32_t count, uint32_t new_tokens,
+                                                            uint32_t first) const {
   std::vector<Transit> departures;
   const uint32_t opened = computed_ / block_tokens_, filled = (computed_ + new_tokens) / block_tokens_;
-  uint32_t block = first_block_;
+  uint32_t block = std::max(first_block_, first);
   for (const TableLoan& loan : loans_) {
     for (uint32_t slot = loan.taken; slot < loan.slots; ++slot, ++block) {
       const auto leaves = [&] {
@@ -342,12 +343,6 @@ std::vector<BlockId> BlockTable::DropBefore(uint32_t block, std::vector<LoanId>*
     ++first_block_;
   }
   return freed;
-}
-
-void BlockTable::DropSpare(BlockId id) {
-  const auto at = std::find(spare_.begin(), spare_.end(), id);
-  CHECK(at != spare_.end());
-  spare_.erase(at);
 }
 
 std::vector<BlockId> BlockTable::TakeSpare() { return std::exchange(spare_, {}); }

@@ -125,9 +125,9 @@ class BlockTable {
     LoanId loan{};
     uint32_t slot = 0;
   };
-  // The oldest `count` full blocks and the next free slots; fewer when there are no more of either. With the
-  // blocks that will be full when `new_tokens` more tokens are stored.
-  std::vector<Transit> NextDepartures(uint32_t count, uint32_t new_tokens = 0) const;
+  // The oldest `count` full blocks from block `first` on and the next free slots; fewer when there are no
+  // more of either. With the blocks that will be full when `new_tokens` more tokens are stored.
+  std::vector<Transit> NextDepartures(uint32_t count, uint32_t new_tokens = 0, uint32_t first = 0) const;
   void Leave(const Transit& departure);  // REQUIRES: full by now, in the order of NextDepartures.
   void Stay(const Transit& departure);   // it did not arrive; the slot is not used again
   // It lies at the creditor now; its local block becomes spare.
@@ -147,7 +147,6 @@ class BlockTable {
   // Drops blocks before `block` (behind every window), up to one that is leaving or returning. Returns the
   // local ids to release; loans left without use are moved to `repaid`.
   std::vector<BlockId> DropBefore(uint32_t block, std::vector<LoanId>* repaid);
-  void DropSpare(BlockId id);        // gives up one; the caller releases it
   std::vector<BlockId> TakeSpare();  // gives up all spare blocks; the caller releases them
   // Forgets everything; returns the local ids (spare ones too) for the caller to release. Loans are the
   // caller's to repay.

@@ -213,6 +213,16 @@ void PrefixTree::Append(Node* node, uint64_t hash, absl::Span<const int32_t> tok
   stats_.adopted_blocks += blocks.size();
 }
 
+uint32_t PrefixTree::BlocksAfterWithdraw(PrefixReader reader) const {
+  const auto it = readers_.find(reader);
+  CHECK(it != readers_.end()) << "no reader " << Value(reader);
+  const Node* node = it->second.end;
+  for (size_t children = 0;
+       node->parent != nullptr && node->readers == 1 && node->children.size() == children; children = 1)
+    node = node->parent;
+  return node->end_block();
+}
+
 uint32_t PrefixTree::Withdraw(PrefixReader reader) {
   const auto it = readers_.find(reader);
   CHECK(it != readers_.end()) << "no reader " << Value(reader);

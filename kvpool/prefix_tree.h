@@ -118,6 +118,8 @@ class PrefixTree final : public BlockCache {
   // As if it had never been pinned, for the statistics: its request was not admitted after all.
   void Abandon(PrefixReader reader);
   uint32_t BlocksRead(PrefixReader reader) const;
+  // Those of them that it would go on reading if it withdrew now: others read them, or what follows them.
+  uint32_t BlocksAfterWithdraw(PrefixReader reader) const;
 
   // A caller's block that the tree does not adopt since it has an equal one.
   struct Duplicate {

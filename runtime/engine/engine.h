@@ -172,6 +172,12 @@ class Engine {
   // If all of it is here.
   void StartSharing(Sequence& sequence, absl::Time now);
   void StopSharing(Sequence& sequence);
+  // Its first blocks, as far as others read them too: they stay, since nothing would be free without them.
+  uint32_t SharedBlocks(const Sequence& sequence) const;
+  // Full blocks that are its alone, here.
+  uint32_t PrivateBlocks(const Sequence& sequence) const {
+    return sequence.table.full_blocks() - SharedBlocks(sequence);
+  }
   void LeavePrefix(Sequence& sequence, absl::Time now);
 
   // engine_elsewhere.cc

@@ -52,7 +52,7 @@ void Engine::ReportLoad() {
     if (!load.oldest_running.has_value()) load.oldest_running = s->id();
     ++load.batch;
     load.own_tokens += s->table.local_tokens();
-    const uint32_t home = s->table.local_blocks(), movable = s->table.full_blocks();
+    const uint32_t home = s->table.local_blocks(), movable = PrivateBlocks(*s);
     if (movable > 0) load.long_requests.push_back({.request = s->id(), .blocks = home, .movable = movable});
   }
   for (const SequencePtr& s : waiting_) {

@@ -40,12 +40,9 @@ void Engine::FlipStoredBlocks(Sequence& s) {
     TellStored(s, part);
     for (const BlockTable::Transit& d : part.blocks) {
       s.table.Arrive(d);
-      if (pool_->references(d.id) > 1) {  // others read on
-        s.table.DropSpare(d.id);
-        pool_->Release(d.id);
-      } else if (options_.poison_freed) {
-        mover_->Poison(d.id);
-      }
+      CHECK_EQ(pool_->references(d.id), 1u)
+          << "block " << Value(d.id) << " of " << s.id() << " is read by others";
+      if (options_.poison_freed) mover_->Poison(d.id);
     }
     if (s.move.has_value() && !s.move->ticket.has_value()) {
       // What the move was for; room is made again when it is needed.
@@ -213,7 +210,7 @@ void Engine::HandleEvent(const RManager::Event& event, absl::Time now) {
   } else if (const auto* wanted = std::get_if<MoveWanted>(&event)) {
     Sequence* s = Find(wanted->request);
     const bool can = s != nullptr && s->phase == SequencePhase::kRunning && !s->move.has_value() &&
-                     s->exports.empty() && s->table.free_lent_slots() == 0 && s->table.full_blocks() > 0;
+                     s->exports.empty() && s->table.free_lent_slots() == 0 && PrivateBlocks(*s) > 0;
     const std::optional<uint64_t> ticket = can ? rmanager_->StartMove(wanted->plan_id, now) : std::nullopt;
     if (ticket.has_value()) {
       s->move = BlockMove{.plan_id = wanted->plan_id, .ticket = ticket, .blocks = wanted->blocks};
@@ -239,13 +236,13 @@ uint32_t Engine::MakeRoom(Sequence& s, uint32_t wanted, absl::Time now) {
       s.table.AddSpare(*block);
       continue;
     }
-    // Of its blocks that went to loans, those that the cache kept since others read on; nobody does by now.
+    // Its blocks that others read when it began to borrow; nobody may by now.
     if (s.reader.has_value() && !s.shares) {
       const uint32_t before = prefixes_->BlocksRead(*s.reader);
       if (prefixes_->Withdraw(*s.reader) < before) continue;
     }
     if (!s.exports.empty()) return 0;  // its own blocks come back when the creditor has stored them
-    const uint32_t full = s.table.full_blocks();
+    const uint32_t full = PrivateBlocks(s);
     if (full > 0 && s.table.free_lent_slots() > 0) {
       ExportFullBlocks(s, std::max(missing, 1u));
       return 0;
@@ -323,15 +320,16 @@ void Engine::PlanExports() {
                                  2 * block_tokens + options_.decode_move_tokens);
   for (Row& row : rows_) {
     Sequence& s = *row.sequence;
-    uint32_t count = s.table.full_blocks() + (s.computed() + row.tokens) / block_tokens -
+    if (s.table.free_lent_slots() == 0) continue;
+    uint32_t count = PrivateBlocks(s) + (s.computed() + row.tokens) / block_tokens -
                      s.computed() / block_tokens;  // full ones, once the step is done
-    if (count == 0 || s.table.free_lent_slots() == 0) continue;
+    if (count == 0) continue;
     // Prefill pushes all it can. A decode is bound by the rate at which moving is free, unless it is about to
     // run out of room.
     const bool hurries = row.tokens > 1 || s.table.Room() < row.tokens + block_tokens;
     if (!hurries) count = std::min(count, move_credit_tokens_ / block_tokens);
     if (count == 0) continue;
-    const auto departures = s.table.NextDepartures(count, row.tokens);
+    const auto departures = s.table.NextDepartures(count, row.tokens, SharedBlocks(s));
     if (!hurries) move_credit_tokens_ -= static_cast<uint32_t>(departures.size()) * block_tokens;
     row.exports = MakeTransfers(departures);
     for (const BlockExport& part : row.exports) work_.sends.push_back(SlotsOf(s, part));
@@ -367,7 +365,7 @@ void Engine::Depart(Sequence& s, BlockExport part) {
 }
 
 void Engine::ExportFullBlocks(Sequence& s, uint32_t count) {
-  for (BlockExport& part : MakeTransfers(s.table.NextDepartures(count))) {
+  for (BlockExport& part : MakeTransfers(s.table.NextDepartures(count, 0, SharedBlocks(s)))) {
     mover_->Send(SlotsOf(s, part));
     Depart(s, std::move(part));
   }

@@ -2,7 +2,8 @@
 //
 // A sequence that fits here reads what the tree has of its tokens and computes the rest; its own blocks go to
 // the tree as they become full, so that those who came with it find them in the next step, and stay there
-// when it ends. One that borrows shares no longer: its oldest blocks leave for the creditors.
+// when it ends. One that borrows gives it nothing more: its oldest blocks leave for the creditors, but for
+// those that others read, which stay in the tree and are read with them.
 #include <algorithm>
 #include <map>
 #include <set>
@@ -64,7 +65,7 @@ void Engine::ShareSpans(AttentionPlan* plan) const {
   std::map<PrefixNodeId, std::vector<int>> readers;
   std::vector<std::vector<PrefixNodeView>> paths(rows_.size());
   for (size_t i = 0; i < rows_.size(); ++i) {
-    if (!rows_[i].sequence->shares) continue;
+    if (!rows_[i].sequence->reader.has_value()) continue;
     paths[i] = prefixes_->Path(*rows_[i].sequence->reader);
     for (const PrefixNodeView& node : paths[i]) readers[node.id].push_back(static_cast<int>(i));
   }
@@ -93,10 +94,12 @@ void Engine::ShareSpans(AttentionPlan* plan) const {
       blocks.clear();
     }
     if (taken == 0) continue;
-    LocalSpan& own = std::get<LocalSpan>(plan->sequences[i].spans.back());
+    std::vector<AttentionSpan>& spans = plan->sequences[i].spans;
+    LocalSpan& own = std::get<LocalSpan>(spans.front());
     own.blocks.erase(own.blocks.begin(), own.blocks.begin() + static_cast<int64_t>(taken));
     own.first_position += static_cast<int>(taken * options_.block_tokens);
     own.token_count -= static_cast<int>(taken * options_.block_tokens);
+    if (own.token_count == 0) spans.erase(spans.begin());
   }
 }
 
@@ -126,6 +129,11 @@ void Engine::StartSharing(Sequence& s, absl::Time now) {
 void Engine::StopSharing(Sequence& s) {
   if (s.shares) prefixes_->Withdraw(*s.reader);
   s.shares = false;
+}
+
+uint32_t Engine::SharedBlocks(const Sequence& s) const {
+  if (!s.reader.has_value()) return 0;
+  return s.shares ? prefixes_->BlocksAfterWithdraw(*s.reader) : prefixes_->BlocksRead(*s.reader);
 }
 
 void Engine::LeavePrefix(Sequence& s, absl::Time now) {

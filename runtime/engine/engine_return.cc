@@ -92,7 +92,7 @@ uint32_t Engine::SpareForReturns(Sequence& s, uint32_t blocks, uint32_t left, ab
     s.table.AddSpare(*pool_->Allocate(std::min(lacking, pool_->free_count())));
   }
   const uint32_t spare = s.table.spare_blocks() - std::min(s.table.spare_blocks(), 1u);
-  if (spare >= blocks || !s.exports.empty() || s.table.full_blocks() == 0) return spare;
+  if (spare >= blocks || !s.exports.empty() || PrivateBlocks(s) == 0) return spare;
   if (s.table.free_lent_slots() > 0) {
     ExportFullBlocks(s, blocks - spare);
   } else if (!s.ticket.has_value() && now >= s.retry_at) {

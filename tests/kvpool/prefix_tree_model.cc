@@ -193,7 +193,10 @@ class Pair {
       if (Readers(key) > 1 || HasChild(key)) break;
       cached_.erase(key);
     }
+    const uint32_t would_keep = tree_.BlocksAfterWithdraw(sequence.reader);
     const uint32_t kept = tree_.Withdraw(sequence.reader);
+    if (kept != would_keep)
+      return absl::InternalError(absl::StrCat(kept, " blocks are left, foretold were ", would_keep));
     if (kept != left) return absl::InternalError(absl::StrCat(kept, " blocks are left, not ", left));
     for (size_t i = left; i < sequence.blocks.size(); ++i) {
       held_.size() < 4 && Byte() % 4 == 0 ? held_.push_back(sequence.blocks[i])

@@ -12,11 +12,12 @@ namespace lombard {
 
 inline constexpr uint32_t kBlock = 4, kHead = 10 * kBlock;  // tokens
 
-// Whatever is to be moved is there at once.
+// Whatever is to be moved is there at once, unless `stored` says otherwise.
 struct InstantMover : KvMover {
+  bool stored = true;
   void Send(const KvSend&) override {}
   void Fetch(const KvFetch&) override {}
-  KvTransfer transfer(uint64_t) override { return {}; }
+  KvTransfer transfer(uint64_t) override { return {.sent = 1, .stored = stored ? 1u : 0u, .status = {}}; }
   void ForgetTransfer(uint64_t) override {}
   void Copy(BlockId, BlockId) override {}
   void Poison(BlockId) override {}
@@ -51,6 +52,7 @@ class TwoEngines : public testing::Test {
                           .max_batch_tokens = 2 * kBlock,  // a prefix takes several steps
                           .max_model_len = 1000,
                           .cluster_blocks = 200,
+                          .sharing = SharingCost::OfReading(1),
                           .remote_prefix_min = kBlock,
                           .copy_prefixes = false};
     auto tokenizer = Tokenizer::Load("tests/data/tiny");
