@@ -61,7 +61,8 @@ struct GpuPlace {
   bool operator==(const GpuPlace&) const = default;
 };
 
-// One thread per object. No call waits for a peer beyond a stated time.
+// Any thread, but the transfers of one pair are of one thread at a time. No call waits for a peer beyond a
+// stated time; Close ends the wait of others for the pair.
 class Collectives {
  public:
   virtual ~Collectives() = default;  // aborts what is open

@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <map>
+#include <mutex>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -45,6 +46,7 @@ class NcclCollectives final : public Collectives {
     if (key.size() != sizeof(id.internal))
       return absl::InvalidArgumentError(
           absl::StrCat(Name(pair), ": a key of ", key.size(), " bytes instead of ", sizeof(id.internal)));
+    std::lock_guard lock(mutex_);
     if (pairs_.contains(pair)) return absl::AlreadyExistsError(absl::StrCat(Name(pair), " is open"));
     std::memcpy(id.internal, key.data(), key.size());
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
@@ -59,11 +61,12 @@ class NcclCollectives final : public Collectives {
       if (comm != nullptr) static_cast<void>(nccl_.CommAbort(comm));
       return status;
     }
-    pairs_[pair] = {comm, false, now + options_.open_timeout};
+    pairs_[pair] = {comm, ++opened_, false, now + options_.open_timeout};
     return absl::OkStatus();
   }
 
   bool IsOpen(LoanPair pair) const override {
+    std::lock_guard lock(mutex_);
     const auto found = pairs_.find(pair);
     return found != pairs_.end() && found->second.open;
   }
@@ -81,6 +84,7 @@ class NcclCollectives final : public Collectives {
   }
 
   std::vector<Closed> Poll(absl::Time now) override {
+    std::lock_guard lock(mutex_);
     std::vector<Closed> closed;
     for (auto& [pair, one] : pairs_) {
       ncclResult_t state = ncclSuccess;
@@ -96,11 +100,24 @@ class NcclCollectives final : public Collectives {
                                                             absl::FormatDuration(options_.open_timeout)))});
       }
     }
-    for (const Closed& one : closed) Close(one.pair);
+    for (const Closed& one : closed) CloseLocked(one.pair);
     return closed;
   }
 
   void Close(LoanPair pair) override {
+    std::lock_guard lock(mutex_);
+    CloseLocked(pair);
+  }
+
+ private:
+  struct Pair {
+    ncclComm_t comm;
+    uint64_t number;  // another one each time that the pair is opened
+    bool open;
+    absl::Time open_by;
+  };
+
+  void CloseLocked(LoanPair pair) {
     const auto found = pairs_.find(pair);
     if (found == pairs_.end()) return;
     // Neither finalized nor destroyed: both may wait for the other end.
@@ -108,36 +125,41 @@ class NcclCollectives final : public Collectives {
     pairs_.erase(found);
   }
 
- private:
-  struct Pair {
-    ncclComm_t comm;
-    bool open;
-    absl::Time open_by;
-  };
-
-  // A communicator takes the next call only when it has accepted the one before.
+  // A communicator takes the next call only when it has accepted the one before. Others may close the pair
+  // meanwhile.
   template <class Call>
   absl::Status Submit(LoanPair pair, absl::string_view name, Call call) {
-    if (!IsOpen(pair)) return absl::UnavailableError(absl::StrCat(Name(pair), " is not open"));
     RETURN_IF_ERROR(MakeGpuCurrent(options_.device));
-    const ncclComm_t comm = pairs_.find(pair)->second.comm;
-    ncclResult_t result = call(comm, pair.debtor == options_.rank ? kCreditor : kDebtor);
+    std::unique_lock lock(mutex_);
+    auto found = pairs_.find(pair);
+    if (found == pairs_.end() || !found->second.open)
+      return absl::UnavailableError(absl::StrCat(Name(pair), " is not open"));
+    const uint64_t number = found->second.number;
+    ncclResult_t result = call(found->second.comm, pair.debtor == options_.rank ? kCreditor : kDebtor);
     const absl::Time accept_by = clock_.Now() + options_.call_timeout;
     while (result == ncclInProgress && clock_.Now() < accept_by) {
-      if (ncclResult_t asked = nccl_.CommGetAsyncError(comm, &result); asked != ncclSuccess) result = asked;
+      lock.unlock();
       std::this_thread::yield();
+      lock.lock();
+      found = pairs_.find(pair);
+      if (found == pairs_.end() || found->second.number != number)
+        return absl::UnavailableError(absl::StrCat(Name(pair), ": ", name, ": the pair was closed"));
+      const ncclResult_t asked = nccl_.CommGetAsyncError(found->second.comm, &result);
+      if (asked != ncclSuccess) result = asked;
     }
     if (result == ncclSuccess) return absl::OkStatus();
     std::string why = result == ncclInProgress ? absl::StrCat(name, " was not accepted in ",
                                                               absl::FormatDuration(options_.call_timeout))
                                                : std::string(nccl_.ToStatus(result, name).message());
-    Close(pair);
+    CloseLocked(pair);
     return absl::UnavailableError(absl::StrCat(Name(pair), ": ", why));
   }
 
   const NcclLibrary nccl_;
   const NcclOptions options_;
   const Clock& clock_;
+  mutable std::mutex mutex_;  // held while NCCL is called, which returns at once; not while it is waited for
+  uint64_t opened_ = 0;
   std::map<LoanPair, Pair> pairs_;
 };
 

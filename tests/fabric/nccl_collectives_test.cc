@@ -391,6 +391,29 @@ TEST_F(NcclCollectivesTest, ADeadPeerThatNcclDoesNotKnowOfEndsWithCloseAndThePai
   ExpectStates(ranks_[0], {1}, 9);
 }
 
+TEST_F(NcclCollectivesTest, ClosingAPairEndsTheWaitOfAnotherThreadForIt) {
+  const FakeNcclConnects connects;
+  const MonotonicClock clock;
+  Make(2);
+  Open({0, 1});
+  auto creditor = MakeNcclCollectives(
+      FakeNccl(), {.rank = 0, .device = 0, .place = PlaceOf(0), .call_timeout = absl::InfiniteDuration()},
+      &clock);
+  const std::string key = *creditor->NewKey();
+  ASSERT_TRUE(creditor->Open({1, 0}, key, PlaceOf(1), kStart).ok());
+  ASSERT_TRUE(ranks_[1].collectives->Open({1, 0}, key, PlaceOf(0), kStart).ok());
+  EXPECT_THAT(creditor->Poll(kStart), IsEmpty());
+  absl::Status submitted;
+  std::thread submits([&] {  // what its debtor never answers
+    submitted = creditor->Receive({1, 0}, ranks_[0].At(1, 0, false), kBytes, ranks_[0].stream.ref());
+  });
+  while (*ranks_[0].stream.IsDone()) std::this_thread::yield();  // until it is there
+  creditor->Close({1, 0});
+  submits.join();
+  EXPECT_EQ(submitted.code(), absl::StatusCode::kUnavailable) << submitted;
+  EXPECT_TRUE(ranks_[0].stream.Synchronize().ok());
+}
+
 TEST_F(NcclCollectivesTest, TwoRanksOnOneGpuAreRefused) {
   Make(2);
   const std::string key = *ranks_[0].collectives->NewKey();
