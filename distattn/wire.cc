@@ -15,6 +15,10 @@ template <typename T>
 void Put(std::string& out, T value) {
   out.append(reinterpret_cast<const char*>(&value), sizeof(value));
 }
+void Put(std::string& out, const std::string& text) {
+  Put(out, static_cast<uint32_t>(text.size()));
+  out += text;
+}
 
 // Reads in order; once short, everything after is short.
 class Reader {
@@ -28,6 +32,17 @@ class Reader {
     }
     std::memcpy(value, bytes_.data(), sizeof(T));
     bytes_.remove_prefix(sizeof(T));
+    return *this;
+  }
+  Reader& Get(std::string* text) {
+    uint32_t size = 0;
+    Get(&size);
+    if (size > bytes_.size()) {
+      short_ = true;
+      return *this;
+    }
+    text->assign(bytes_.data(), size);
+    bytes_.remove_prefix(size);
     return *this;
   }
   Reader& Kind(WireKind expected) {
@@ -75,6 +90,19 @@ void Fields(KvAckHeader& h, Visitor&& v) {
   v(h.incarnation), v(h.transfer), v(h.code);
 }
 
+template <typename Visitor>
+void Fields(PairMessage& m, Visitor&& v) {
+  v(m.incarnation), v(m.serial), v(m.from_creditor), v(m.code), v(m.key), v(m.text), v(m.host), v(m.pci);
+}
+template <typename Visitor>
+void Fields(AnnounceHeader& h, Visitor&& v) {
+  v(h.incarnation), v(h.serial), v(h.step), v(h.item_count);
+}
+template <typename Visitor>
+void Fields(AnnounceAnswerHeader& h, Visitor&& v) {
+  v(h.incarnation), v(h.serial), v(h.answer);
+}
+
 template <typename T>
 void PutFields(std::string& out, T value) {
   Fields(value, [&out](auto& field) { Put(out, field); });
@@ -95,14 +123,33 @@ std::string Encode(WireKind kind, const T& header, absl::string_view text = {}) 
 
 constexpr size_t kQueryItemBytes = 8 + 8 + 6 * 4;
 
+// Headers that end with items: `header` counts them.
+template <typename T>
+std::string EncodeItems(WireKind kind, T header, const std::vector<QueryItem>& items) {
+  header.item_count = static_cast<uint32_t>(items.size());
+  std::string out = Encode(kind, header);
+  for (const QueryItem& item : items) PutFields(out, item);
+  return out;
+}
+template <typename T>
+absl::Status DecodeItems(WireKind kind, absl::string_view what, absl::string_view bytes, T* header,
+                         std::vector<QueryItem>* items) {
+  Reader reader(bytes);
+  reader.Kind(kind);
+  GetFields(reader, header);
+  if (uint64_t{header->item_count} * kQueryItemBytes > bytes.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(what, " header names ", header->item_count, " items in ", bytes.size(), " bytes"));
+  }
+  items->resize(header->item_count);
+  for (QueryItem& item : *items) GetFields(reader, &item);
+  return reader.Done(what);
+}
+
 }  // namespace
 
 std::string EncodeQuery(const QueryHeader& header, const std::vector<QueryItem>& items) {
-  QueryHeader counted = header;
-  counted.item_count = static_cast<uint32_t>(items.size());
-  std::string out = Encode(WireKind::kQuery, counted);
-  for (const QueryItem& item : items) PutFields(out, item);
-  return out;
+  return EncodeItems(WireKind::kQuery, header, items);
 }
 std::string EncodeState(const StateHeader& header, absl::string_view text) {
   return Encode(WireKind::kState, header, text);
@@ -111,24 +158,22 @@ std::string EncodeKv(WireKind kind, const KvHeader& header) { return Encode(kind
 std::string EncodeKvAck(const KvAckHeader& header, absl::string_view text) {
   return Encode(WireKind::kKvAck, header, text);
 }
+std::string EncodePair(WireKind kind, const PairMessage& message) { return Encode(kind, message); }
+std::string EncodeAnnounce(const AnnounceHeader& header, const std::vector<QueryItem>& items) {
+  return EncodeItems(WireKind::kAnnounce, header, items);
+}
+std::string EncodeAnnounceAnswer(const AnnounceAnswerHeader& header) {
+  return Encode(WireKind::kAnnounceAnswer, header);
+}
 
 absl::StatusOr<WireKind> PeekKind(absl::string_view bytes) {
-  if (bytes.empty() || bytes[0] < 1 || bytes[0] > 6)
+  if (bytes.empty() || bytes[0] < 1 || bytes[0] > 11)
     return absl::InvalidArgumentError("unknown kind of data message");
   return static_cast<WireKind>(bytes[0]);
 }
 
 absl::Status DecodeQuery(absl::string_view bytes, QueryHeader* header, std::vector<QueryItem>* items) {
-  Reader reader(bytes);
-  reader.Kind(WireKind::kQuery);
-  GetFields(reader, header);
-  if (uint64_t{header->item_count} * kQueryItemBytes > bytes.size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("query header names ", header->item_count, " items in ", bytes.size(), " bytes"));
-  }
-  items->resize(header->item_count);
-  for (QueryItem& item : *items) GetFields(reader, &item);
-  return reader.Done("query");
+  return DecodeItems(WireKind::kQuery, "query", bytes, header, items);
 }
 
 absl::Status DecodeState(absl::string_view bytes, StateHeader* header, std::string* text) {
@@ -152,6 +197,24 @@ absl::Status DecodeKvAck(absl::string_view bytes, KvAckHeader* header, std::stri
   GetFields(reader, header);
   *text = reader.Rest();
   return reader.Done("KV ack");
+}
+
+absl::Status DecodePair(WireKind kind, absl::string_view bytes, PairMessage* message) {
+  Reader reader(bytes);
+  reader.Kind(kind);
+  GetFields(reader, message);
+  return reader.Done("pair");
+}
+
+absl::Status DecodeAnnounce(absl::string_view bytes, AnnounceHeader* header, std::vector<QueryItem>* items) {
+  return DecodeItems(WireKind::kAnnounce, "announcement", bytes, header, items);
+}
+
+absl::Status DecodeAnnounceAnswer(absl::string_view bytes, AnnounceAnswerHeader* header) {
+  Reader reader(bytes);
+  reader.Kind(WireKind::kAnnounceAnswer);
+  GetFields(reader, header);
+  return reader.Done("answer");
 }
 
 }  // namespace lombard

@@ -20,6 +20,19 @@
 //   KvRead is refused.
 //     header:  KvAckHeader, then a text when refused; no payload
 //
+// Between ranks whose GPUs exchange without the host (fabric/collectives.h):
+//
+//   PairOpen (Channel::kQuery), debtor -> creditor: wants to connect with this key; PairOpened
+//   (Channel::kState), the answer: the creditor has begun to (code 0), or will not, and why. The debtor
+//   connects when it has the answer. PairClosed (the sender's channel), either way: the sender has aborted
+//   the pair.
+//     PairMessage; no payload
+//   Announce (Channel::kQuery), debtor -> creditor: one step's rows against spans of loans, the same in all
+//   layers; queries and states go from GPU to GPU.
+//     AnnounceHeader, then item_count times QueryItem, whose windows are the layers' own; no payload
+//   AnnounceAnswer (Channel::kState), creditor -> debtor (distattn/announcement.h).
+//     AnnounceAnswerHeader; no payload
+//
 // Every message carries the sender's incarnation, every loan its epoch; what is stale is refused, never
 // answered from reused memory. `exchange` names one Post of one debtor and is echoed, so late answers are
 // recognised and dropped.
@@ -34,10 +47,27 @@
 
 namespace lombard {
 
-enum class WireKind : uint8_t { kQuery = 1, kState = 2, kKvWrite = 3, kKvAck = 4, kKvRead = 5, kKvData = 6 };
-// Meant for the creditor's half (RemoteService); all others are answers, for RemoteClient.
+enum class WireKind : uint8_t {
+  kQuery = 1,
+  kState = 2,
+  kKvWrite = 3,
+  kKvAck = 4,
+  kKvRead = 5,
+  kKvData = 6,
+  kPairOpen = 7,
+  kPairOpened = 8,
+  kPairClosed = 9,
+  kAnnounce = 10,
+  kAnnounceAnswer = 11
+};
+// Meant for the creditor's half (RemoteService).
 constexpr bool ForService(WireKind kind) {
-  return kind == WireKind::kQuery || kind == WireKind::kKvWrite || kind == WireKind::kKvRead;
+  return kind == WireKind::kQuery || kind == WireKind::kKvWrite || kind == WireKind::kKvRead ||
+         kind == WireKind::kPairOpen || kind == WireKind::kAnnounce;
+}
+// For GpuExchanger; what is neither here nor above are answers for RemoteClient.
+constexpr bool ForExchanger(WireKind kind) {
+  return kind == WireKind::kPairOpened || kind == WireKind::kPairClosed || kind == WireKind::kAnnounceAnswer;
 }
 
 struct QueryHeader {
@@ -86,6 +116,28 @@ struct KvAckHeader {
   uint32_t code = 0;
 };
 
+struct PairMessage {
+  uint64_t incarnation = 0;
+  uint64_t serial = 0;        // drawn by the debtor for each PairOpen, echoed
+  uint8_t from_creditor = 0;  // otherwise from the debtor
+  uint32_t code = 0;          // absl::StatusCode; not 0: refused, and `text` says why
+  std::string key, text;      // key: PairOpen's
+  std::string host, pci;      // of the sender's GPU; not PairClosed's
+};
+
+struct AnnounceHeader {
+  uint64_t incarnation = 0;
+  uint64_t serial = 0;  // of the exchange; its starter is the debtor
+  uint64_t step = 0;
+  uint32_t item_count = 0;
+};
+
+struct AnnounceAnswerHeader {
+  uint64_t incarnation = 0;
+  uint64_t serial = 0;  // of the exchange
+  uint8_t answer = 0;   // AnnouncementAnswer (distattn/announcement.h)
+};
+
 // A message has no more bytes of query rows, so that the creditor's other debtors do not wait long for it. A
 // guess: 64 rows of 32 heads x 64 in bf16 are 256 KiB out and 528 KiB back.
 constexpr size_t kQueryBytesMax = 512 << 10;
@@ -94,6 +146,9 @@ std::string EncodeQuery(const QueryHeader& header, const std::vector<QueryItem>&
 std::string EncodeState(const StateHeader& header, absl::string_view text);
 std::string EncodeKv(WireKind kind, const KvHeader& header);  // kKvWrite, kKvRead or kKvData
 std::string EncodeKvAck(const KvAckHeader& header, absl::string_view text);
+std::string EncodePair(WireKind kind, const PairMessage& message);  // kPairOpen, kPairOpened, kPairClosed
+std::string EncodeAnnounce(const AnnounceHeader& header, const std::vector<QueryItem>& items);
+std::string EncodeAnnounceAnswer(const AnnounceAnswerHeader& header);
 
 // What a peer sent is input: kInvalidArgument when it is short, long, or of another kind.
 absl::StatusOr<WireKind> PeekKind(absl::string_view bytes);
@@ -101,5 +156,8 @@ absl::Status DecodeQuery(absl::string_view bytes, QueryHeader* header, std::vect
 absl::Status DecodeState(absl::string_view bytes, StateHeader* header, std::string* text);
 absl::Status DecodeKv(WireKind kind, absl::string_view bytes, KvHeader* header);
 absl::Status DecodeKvAck(absl::string_view bytes, KvAckHeader* header, std::string* text);
+absl::Status DecodePair(WireKind kind, absl::string_view bytes, PairMessage* message);
+absl::Status DecodeAnnounce(absl::string_view bytes, AnnounceHeader* header, std::vector<QueryItem>* items);
+absl::Status DecodeAnnounceAnswer(absl::string_view bytes, AnnounceAnswerHeader* header);
 
 }  // namespace lombard

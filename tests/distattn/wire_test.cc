@@ -52,6 +52,35 @@ TEST(Wire, HeadersSurviveTheRoundTrip) {
   EXPECT_TRUE(DecodeKv(WireKind::kKvRead, asked, &kv).ok());
   EXPECT_FALSE(DecodeKv(WireKind::kKvData, asked, &kv).ok());
   EXPECT_TRUE(ForService(*PeekKind(asked)));
+
+  PairMessage pair;
+  const std::string opened = EncodePair(WireKind::kPairOpened, {.serial = 4,
+                                                                .from_creditor = 1,
+                                                                .code = 9,
+                                                                .key = std::string(128, '\0'),
+                                                                .text = "why",
+                                                                .host = "a",
+                                                                .pci = "0000:1b:00.0"});
+  ASSERT_TRUE(DecodePair(WireKind::kPairOpened, opened, &pair).ok());
+  EXPECT_EQ(pair.serial, 4u);
+  EXPECT_EQ(pair.code, 9u);
+  EXPECT_EQ(pair.key.size(), 128u);
+  EXPECT_EQ(pair.text + pair.host + pair.pci, "whya0000:1b:00.0");
+  EXPECT_FALSE(DecodePair(WireKind::kPairOpen, opened, &pair).ok());
+  EXPECT_TRUE(ForExchanger(*PeekKind(opened)));
+
+  AnnounceHeader announce;
+  const std::string announced = EncodeAnnounce({.serial = 11, .step = 12}, items);
+  ASSERT_TRUE(DecodeAnnounce(announced, &announce, &read).ok());
+  EXPECT_EQ(announce.serial, 11u);
+  EXPECT_EQ(announce.step, 12u);
+  ASSERT_EQ(read.size(), 2u);
+  EXPECT_EQ(read[0].token_count, 64);
+  EXPECT_TRUE(ForService(*PeekKind(announced)));
+  AnnounceAnswerHeader answer;
+  ASSERT_TRUE(DecodeAnnounceAnswer(EncodeAnnounceAnswer({.serial = 13, .answer = 2}), &answer).ok());
+  EXPECT_EQ(answer.serial, 13u);
+  EXPECT_EQ(answer.answer, 2);
 }
 
 TEST(Wire, EveryTruncationAndEveryOtherKindIsRefused) {
@@ -64,6 +93,12 @@ TEST(Wire, EveryTruncationAndEveryOtherKindIsRefused) {
   QueryHeader header;
   std::vector<QueryItem> items;
   EXPECT_FALSE(DecodeQuery(query + "x", &header, &items).ok());
+  const std::string pair = EncodePair(WireKind::kPairOpen, {.key = "key", .host = "host"});
+  for (size_t length = 0; length < pair.size(); ++length) {
+    PairMessage message;
+    ASSERT_FALSE(DecodePair(WireKind::kPairOpen, absl::string_view(pair).substr(0, length), &message).ok())
+        << length;
+  }
   KvHeader kv;
   EXPECT_FALSE(DecodeKv(WireKind::kKvWrite, query, &kv).ok());
 }
@@ -73,7 +108,7 @@ TEST(Wire, RandomBytesNeverDoMoreThanBeRefused) {
     std::mt19937 random(seed);
     std::string bytes(random() % 120, '\0');
     for (char& byte : bytes) byte = static_cast<char>(random());
-    if (!bytes.empty()) bytes[0] = static_cast<char>(1 + random() % 4);
+    if (!bytes.empty()) bytes[0] = static_cast<char>(1 + random() % 11);
     QueryHeader query;
     std::vector<QueryItem> items;
     StateHeader state;
@@ -85,6 +120,13 @@ TEST(Wire, RandomBytesNeverDoMoreThanBeRefused) {
     DecodeState(bytes, &state, &text).IgnoreError();
     DecodeKv(WireKind::kKvWrite, bytes, &kv).IgnoreError();
     DecodeKvAck(bytes, &ack, &text).IgnoreError();
+    PairMessage pair;
+    AnnounceHeader announce;
+    AnnounceAnswerHeader answer;
+    DecodePair(WireKind::kPairOpen, bytes, &pair).IgnoreError();
+    EXPECT_LE(pair.key.size() + pair.pci.size(), 120u) << "seed " << seed;
+    DecodeAnnounce(bytes, &announce, &items).IgnoreError();
+    DecodeAnnounceAnswer(bytes, &answer).IgnoreError();
   }
 }
 
