@@ -7,6 +7,7 @@
 #include "base/device/gpu_memory.h"
 #include "base/device/gpu_stream.h"
 #include "base/device/gpu_tables.h"
+#include "distattn/gpu_span_plan.h"
 #include "distattn/span_attention.h"
 #include "kvpool/gpu_kv_storage.h"
 
@@ -25,7 +26,7 @@ class GpuSpanAttention final : public SpanAttention {
 
  private:
   GpuSpanAttention(const AttentionShape& shape, const GpuKvStorage* storage, GpuStream stream)
-      : shape_(shape), storage_(storage), stream_(std::move(stream)) {}
+      : shape_(shape), storage_(storage), plan_(shape, storage), stream_(std::move(stream)) {}
   // `queries` have one window. The rows' states come to host_: acc, max, sum of all rows.
   absl::Status AttendOneWindow(int layer, absl::Span<const SpanQuery> queries, absl::string_view q);
 
@@ -33,7 +34,8 @@ class GpuSpanAttention final : public SpanAttention {
   const GpuKvStorage* const storage_;
   Counts counts_;
   GpuTables tables_;
-  DeviceMemory states_;  // of all parts, then of the rows
+  GpuSpanPlan plan_;
+  DeviceMemory states_;
   PinnedMemory host_;
   GpuStream stream_;
 };
