@@ -1,7 +1,7 @@
 // What a creditor answers to an announcement: "exchange x of step s, these rows against spans of these
 // loans". A yes is a promise to submit all layers at once (SubmitCreditorExchange), so everything that could
 // refuse it is looked at before, and what it reads stays until it has ended. A state machine beside the
-// rank's lane; not part of a run yet.
+// rank's lane.
 //
 //   loans first   a loan that is not held here, or of another epoch: kRefused, which item, before anything is
 //                 submitted; the debtor replans, as for a refused Query (distattn/wire.h)

@@ -8,8 +8,6 @@
 //     local attention on main
 //     exchange.End(main)
 //     merge on main
-//
-// Not part of a run yet.
 #pragma once
 
 #include <cstdint>

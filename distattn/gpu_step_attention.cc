@@ -32,13 +32,20 @@ absl::Status Grow(int device, uint64_t bytes, PinnedMemory* memory) {
 absl::StatusOr<std::unique_ptr<GpuStepAttention>> GpuStepAttention::Create(const AttentionShape& shape,
                                                                            const GpuKvStorage* storage,
                                                                            RemoteClient* client,
-                                                                           GpuStream* stream) {
+                                                                           GpuStream* stream,
+                                                                           GpuExchanger* exchanger) {
   CHECK_EQ(shape.layer_windows.size(), static_cast<size_t>(storage->layers()));
   ASSIGN_OR_RETURN(GpuEvent queries_here, GpuEvent::Create(stream->device()));
   ASSIGN_OR_RETURN(GpuEvent begin, GpuEvent::Create(stream->device(), /*timing=*/true));
   ASSIGN_OR_RETURN(GpuEvent end, GpuEvent::Create(stream->device(), /*timing=*/true));
-  return std::unique_ptr<GpuStepAttention>(new GpuStepAttention(
+  std::unique_ptr<GpuStepAttention> attention(new GpuStepAttention(
       shape, storage, client, stream, std::move(queries_here), std::move(begin), std::move(end)));
+  if (exchanger != nullptr) {
+    ASSIGN_OR_RETURN(
+        attention->exchange_,
+        GpuStepExchange::Create(exchanger, shape.q_heads, storage->layout(), storage->layers(), stream));
+  }
+  return attention;
 }
 
 GpuStepAttention::GpuStepAttention(const AttentionShape& shape, const GpuKvStorage* storage,
@@ -86,9 +93,8 @@ std::vector<AttentionItem> GpuStepAttention::MakeItems() {
         lent_.push_back({.span = *lent,
                          .first_row = sequence.first_row,
                          .rows = sequence.rows,
-                         .first_query_position = sequence.first_position,
-                         .first_state = 0,
-                         .host_state = lent_rows_});
+                         .first_query_position = sequence.first_position});
+        host_states_at_.push_back(lent_rows_);
         lent_rows_ += sequence.rows;
       } else {
         rows_of(sequence, &local_item(std::get<LocalSpan>(span))->rows);
@@ -119,7 +125,9 @@ absl::Status GpuStepAttention::Reserve(int rows, int sampled) {
 absl::Status GpuStepAttention::Begin(uint64_t step, const AttentionPlan* plan, int padded_rows) {
   step_ = step, plan_ = plan;
   lent_.clear();
+  host_states_at_.clear();
   lent_rows_ = 0, keys_read_ = 0;
+  host_driven_ = false;
   peers_failed_ = false;
   timing_ = {};
   timed_layer_ = storage_->layers() / 2;
@@ -147,8 +155,11 @@ absl::Status GpuStepAttention::Begin(uint64_t step, const AttentionPlan* plan, i
   const uint64_t row_floats = static_cast<uint64_t>(shape_.q_heads) * storage_->layout().head_dim;
   RETURN_IF_ERROR(
       Grow(stream_->device(), rows_ * row_floats * DTypeBytes(storage_->layout().dtype), &host_q_));
-  return Grow(stream_->device(), lent_rows_ * (row_floats + 2 * shape_.q_heads) * sizeof(float),
-              &host_states_);
+  RETURN_IF_ERROR(
+      Grow(stream_->device(), lent_rows_ * (row_floats + 2 * shape_.q_heads) * sizeof(float), &host_states_));
+  if (exchange_ != nullptr) RETURN_IF_ERROR(exchange_->Begin(step, &lent_));
+  host_driven_ = std::any_of(lent_.begin(), lent_.end(), [](const LentRows& l) { return !l.announced; });
+  return absl::OkStatus();
 }
 
 void GpuStepAttention::AddTables(GpuTables* tables) {
@@ -169,10 +180,10 @@ void GpuStepAttention::AddTables(GpuTables* tables) {
 }
 
 // Per lent span acc, max, sum.
-AttentionState GpuStepAttention::HostState(const Lent& lent) const {
+AttentionState GpuStepAttention::HostState(size_t i) const {
   const size_t head_dim = storage_->layout().head_dim, row_values = shape_.q_heads * (head_dim + 2);
-  const size_t count = static_cast<size_t>(lent.rows) * shape_.q_heads;
-  float* const acc = host_states_.data<float>() + lent.host_state * row_values;
+  const size_t count = static_cast<size_t>(lent_[i].rows) * shape_.q_heads;
+  float* const acc = host_states_.data<float>() + host_states_at_[i] * row_values;
   return {{acc, count * head_dim}, {acc + count * head_dim, count}, {acc + count * (head_dim + 1), count}};
 }
 
@@ -182,9 +193,11 @@ absl::StatusOr<bool> GpuStepAttention::PostLent(int layer) {
   const int window = shape_.layer_windows[layer];
   q_.resize(rows_ * row_floats);
   std::vector<RemoteItem> items;
-  for (const Lent& lent : lent_) {
+  for (size_t i = 0; i < lent_.size(); ++i) {
+    const LentRows& lent = lent_[i];
+    if (lent.announced) continue;
     const LentSpan& span = lent.span;
-    const AttentionState state = HostState(lent);
+    const AttentionState state = HostState(i);
     if (span.first_position + span.token_count <=
         AttentionShape::FirstVisible(lent.first_query_position, window)) {
       ResetState(state);  // wholly behind the window of its first row
@@ -212,9 +225,10 @@ absl::StatusOr<bool> GpuStepAttention::PostLent(int layer) {
 
 absl::Status GpuStepAttention::UploadLent() {
   const size_t head_dim = storage_->layout().head_dim;
-  for (const Lent& lent : lent_) {
-    const AttentionState state = HostState(lent);
-    const size_t first = static_cast<size_t>(lent.first_state) * shape_.q_heads;
+  for (size_t i = 0; i < lent_.size(); ++i) {
+    if (lent_[i].announced) continue;
+    const AttentionState state = HostState(i);
+    const size_t first = static_cast<size_t>(lent_[i].first_state) * shape_.q_heads;
     RETURN_IF_ERROR(
         stream_->Copy(acc() + first * head_dim, state.acc.data(), state.acc.size() * sizeof(float)));
     RETURN_IF_ERROR(stream_->Copy(max() + first, state.max.data(), state.max.size() * sizeof(float)));
@@ -227,7 +241,9 @@ absl::Status GpuStepAttention::Attend(int layer, const void* q, void* out, DType
   const KvLayout& layout = storage_->layout();
   const int64_t row_elements = int64_t{shape_.q_heads} * layout.head_dim;
   auto mark = std::chrono::steady_clock::now();
-  if (!lent_.empty()) {
+  const bool exchanges = exchange_ != nullptr && exchange_->running();
+  if (exchanges) RETURN_IF_ERROR(exchange_->Send(q));
+  if (host_driven_) {
     RETURN_IF_ERROR(stream_->Copy(host_q_.data(), q, rows_ * row_elements * DTypeBytes(layout.dtype)));
     RETURN_IF_ERROR(stream_->Record(queries_here_));
   }
@@ -249,8 +265,8 @@ absl::Status GpuStepAttention::Attend(int layer, const void* q, void* out, DType
   args.acc = acc(), args.max = max(), args.sum = sum();
   RETURN_IF_ERROR(ToStatus(GpuPartialAttention(stream_->ref(), args)));
   if (layer == timed_layer_) RETURN_IF_ERROR(stream_->Record(end_));
-  if (!lent_.empty()) {
-    RETURN_IF_ERROR(queries_here_.Synchronize());
+  if (host_driven_) {
+    RETURN_IF_ERROR(Wait(queries_here_));
     peers_failed_ = true;
     ASSIGN_OR_RETURN(const bool posted, PostLent(layer));
     timing_.send += SecondsSince(mark);
@@ -259,12 +275,21 @@ absl::Status GpuStepAttention::Attend(int layer, const void* q, void* out, DType
     RETURN_IF_ERROR(UploadLent());
     timing_.wait += SecondsSince(mark);
   }
+  if (exchanges) RETURN_IF_ERROR(exchange_->Receive(acc(), max(), sum()));
   GpuMergeStatesArgs merge;
   merge.acc = acc(), merge.max = max(), merge.sum = sum();
   merge.part_begin = tables_->At(merge_begin_), merge.part_ids = tables_->At(merge_states_);
   merge.rows = rows_, merge.heads = shape_.q_heads, merge.head_dim = layout.head_dim;
   merge.out = out, merge.out_dtype = out_dtype;
   return ToStatus(GpuMergeStates(stream_->ref(), merge));
+}
+
+absl::Status GpuStepAttention::Wait(GpuEvent& event) {
+  return exchange_ != nullptr && exchange_->running() ? exchange_->Wait(event) : event.Synchronize();
+}
+
+absl::Status GpuStepAttention::End() {
+  return exchange_ != nullptr && exchange_->running() ? exchange_->End() : absl::OkStatus();
 }
 
 absl::StatusOr<AttentionTiming> GpuStepAttention::Timing() const {

@@ -7,9 +7,12 @@
 //   for each layer: rotate q, append the new K and V to slots() of blocks();
 //                   RETURN_IF_ERROR(attention.Attend(layer, q, out, out_dtype));
 //
-// Lent spans, driven by the host: the layer's queries come to pinned memory, leave by RemoteClient, and the
-// states that come back are copied to where the merge finds them, while local spans are attended. Belongs to
-// the step thread.
+//   RETURN_IF_ERROR(attention.End());
+//
+// Lent spans, announced: queries and states go from GPU to GPU while local spans are attended, without the
+// host (gpu_step_exchange.h). Others, driven by the host: the layer's queries come to pinned memory, leave by
+// RemoteClient, and the states that come back are copied to where the merge finds them. Belongs to the step
+// thread.
 #pragma once
 
 #include <memory>
@@ -19,6 +22,7 @@
 #include "absl/status/status.h"
 #include "base/device/gpu_stream.h"
 #include "base/device/gpu_tables.h"
+#include "distattn/gpu_step_exchange.h"
 #include "distattn/gpu_step_shape.h"
 #include "distattn/plan.h"
 #include "distattn/remote_client.h"
@@ -30,10 +34,12 @@ namespace lombard {
 
 class GpuStepAttention {
  public:
-  // `client` may be null where nothing is ever lent. Nothing is owned; all outlive this.
+  // `client` may be null where nothing is ever lent, `exchanger` where nothing is announced. Nothing is
+  // owned; all outlive this.
   static absl::StatusOr<std::unique_ptr<GpuStepAttention>> Create(const AttentionShape& shape,
                                                                   const GpuKvStorage* storage,
-                                                                  RemoteClient* client, GpuStream* stream);
+                                                                  RemoteClient* client, GpuStream* stream,
+                                                                  GpuExchanger* exchanger = nullptr);
 
   // Room for the states of a prefill of so many rows, and of as many decoded rows as are sampled, whose
   // contexts are cut into 32 parts (AttentionPartKeys). Steps that want more take it when they come.
@@ -62,6 +68,12 @@ class GpuStepAttention {
   // device's. After an error the stream may still have work that uses the step's arrays.
   absl::Status Attend(int layer, const void* q, void* out, DType out_dtype);
 
+  // Waits for what the stream was given before the event was recorded.
+  absl::Status Wait(GpuEvent& event);
+  // The step is over, or given up. Waits for the stream where GPUs exchanged. kUnavailable: one of them was
+  // lost, and the step's results are rubbish.
+  absl::Status End();
+
   // Once the stream has passed the last layer. Local attention is that of one layer, times the layers.
   absl::StatusOr<AttentionTiming> Timing() const;
   bool has_remote() const { return !lent_.empty(); }
@@ -69,18 +81,11 @@ class GpuStepAttention {
   uint64_t keys_read() const { return keys_read_; }    // as StepAttention's
 
  private:
-  // A lent span of the step.
-  struct Lent {
-    LentSpan span;
-    int first_row, rows, first_query_position;
-    int32_t first_state;  // on the device
-    size_t host_state;    // state row in host_states_
-  };
   GpuStepAttention(const AttentionShape& shape, const GpuKvStorage* storage, RemoteClient* client,
                    GpuStream* stream, GpuEvent queries_here, GpuEvent begin, GpuEvent end);
   std::vector<AttentionItem> MakeItems();
   absl::Status GrowStates(int64_t rows);
-  AttentionState HostState(const Lent& lent) const;
+  AttentionState HostState(size_t lent) const;
   // The queries must be here. False: no lent span is visible in this layer.
   absl::StatusOr<bool> PostLent(int layer);
   absl::Status UploadLent();
@@ -105,8 +110,10 @@ class GpuStepAttention {
   GpuTables::Place<AttentionWork> work_;
   GpuTables::Place<int32_t> work_rows_, merge_begin_, merge_states_, block_table_, positions_, slots_,
       blocks_;
-  std::vector<Lent> lent_;
-  size_t lent_rows_ = 0;  // of lent_, together
+  std::vector<LentRows> lent_;
+  std::vector<size_t> host_states_at_;  // of lent_, in host_states_: state row
+  size_t lent_rows_ = 0;                // of lent_, together
+  bool host_driven_ = false;            // some of lent_
   bool peers_failed_ = false;
   uint64_t keys_read_ = 0;
   int timed_layer_ = 0;
@@ -118,6 +125,7 @@ class GpuStepAttention {
   PinnedMemory host_q_;  // [rows, q_heads, head_dim] of the KV dtype
   PinnedMemory host_states_;
   std::vector<float> q_;
+  std::unique_ptr<GpuStepExchange> exchange_;  // null where nothing is announced
 };
 
 }  // namespace lombard

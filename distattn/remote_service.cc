@@ -1,6 +1,7 @@
 #include "distattn/remote_service.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <set>
 
@@ -31,20 +32,30 @@ absl::Status CheckItem(const QueryItem& item, size_t loan_slots, int block_token
   return absl::OkStatus();
 }
 
+// How often the end of an exchange under way is looked for, at least.
+constexpr std::chrono::microseconds kLook(200);
+
+bool IsOf(WireKind kind, const Message& message) {
+  const absl::StatusOr<WireKind> is = PeekKind(message.header);
+  return is.ok() && *is == kind;
+}
+
 }  // namespace
 
 RemoteService::RemoteService(const Options& options, const KvBytes* storage, SpanAttention* attention,
-                             Transport* transport, BlocksOfLoan blocks_of_loan)
+                             Transport* transport, BlocksOfLoan blocks_of_loan, AnnouncedExchanges* exchanges)
     : options_(options),
       storage_(storage),
       attention_(attention),
       transport_(transport),
       blocks_of_loan_(std::move(blocks_of_loan)),
+      exchanges_(exchanges),
       budget_(kAttentionShare * options.guard) {}
 
 void RemoteService::Enqueue(int from, Message message) {
   {
     std::lock_guard lock(mutex_);
+    if (submits_ && IsOf(WireKind::kAnnounce, message)) return AnswerBusy(from, message);
     queue_.emplace_back(from, std::move(message));
   }
   arrived_.notify_one();
@@ -99,29 +110,101 @@ ServiceTotals RemoteService::totals() const {
 RemoteService::Queue::iterator RemoteService::NextLocked() {
   if (budget_.MayAttend()) return queue_.begin();
   return std::find_if(queue_.begin(), queue_.end(),
-                      [](const auto& entry) { return entry.second.channel == Channel::kKv; });
+                      [](const auto& entry) { return !IsOf(WireKind::kQuery, entry.second); });
 }
 
 void RemoteService::Serve() {
   for (;;) {
     int from;
     Message message;
+    const bool exchanges = exchanges_ != nullptr && exchanges_->under_way();
+    if (exchanges) exchanges_->EndIfOver();
     {
       std::unique_lock lock(mutex_);
       Queue::iterator next;
-      arrived_.wait(lock, [&] { return stop_ || (next = NextLocked()) != queue_.end(); });
-      if (stop_) return;
+      const auto ready = [&] { return stop_ || (next = NextLocked()) != queue_.end(); };
+      if (!exchanges) {
+        arrived_.wait(lock, ready);
+      } else if (!arrived_.wait_for(lock, kLook, ready)) {
+        continue;
+      }
+      if (stop_) break;
       from = next->first;
       message = std::move(next->second);
       queue_.erase(next);
     }
     const double begin = ThreadCpuSeconds();
     const bool moves = message.channel == Channel::kKv;
-    moves ? Send(from, MoveKv(from, message)) : Attend(from, std::move(message));
+    if (moves) {
+      Send(from, MoveKv(from, message));
+    } else if (IsOf(WireKind::kPairOpen, message)) {
+      OpenPair(from, message);
+    } else if (IsOf(WireKind::kAnnounce, message)) {
+      OnAnnouncement(from, message);
+    } else {
+      Attend(from, std::move(message));
+    }
     const double seconds = ThreadCpuSeconds() - begin;
     std::lock_guard lock(mutex_);
     moves ? budget_.Moved(seconds) : budget_.Attended(seconds);
   }
+  if (exchanges_ != nullptr) exchanges_->Stop();
+}
+
+void RemoteService::OpenPair(int from, const Message& message) {
+  if (exchanges_ != nullptr) return exchanges_->exchanger().OnPairOpen(from, message);
+  PairMessage asked;
+  if (!DecodePair(WireKind::kPairOpen, message.header, &asked).ok()) return;
+  Send(from, {.channel = Channel::kState,
+              .header = EncodePair(WireKind::kPairOpened,
+                                   {.incarnation = Value(options_.incarnation),
+                                    .serial = asked.serial,
+                                    .from_creditor = 1,
+                                    .code = static_cast<uint32_t>(absl::StatusCode::kUnimplemented),
+                                    .text = absl::StrCat("rank ", transport_->rank(),
+                                                         " has no GPU that exchanges over NCCL")})});
+}
+
+void RemoteService::AnswerBusy(int from, const Message& announcement) const {
+  AnnounceHeader header;
+  std::vector<QueryItem> items;
+  if (!DecodeAnnounce(announcement.header, &header, &items).ok()) return;
+  exchanges_->exchanger().Answer({from, header.serial}, AnnouncementAnswer::kBusy);
+}
+
+void RemoteService::OnAnnouncement(int from, const Message& message) {
+  AnnounceHeader header;
+  Slice slice{.from = from, .message = {}};
+  if (exchanges_ == nullptr || !DecodeAnnounce(message.header, &header, &slice.items).ok()) return;
+  uint64_t rows = 0;
+  for (const QueryItem& item : slice.items) rows += item.rows;
+  if (rows > AnnouncedRowsMax(options_.q_heads, storage_->layout())) return AnswerBusy(from, message);
+  const absl::Status read = ReadItems(slice);
+  const Announcement announcement{{from, header.serial}, header.step, std::move(slice.items)};
+  bool may_attend;
+  {
+    std::lock_guard lock(mutex_);
+    may_attend = budget_.MayAttend();
+  }
+  const auto promised = [this] {  // the lane is taken: nobody else need wait for that answer
+    std::lock_guard lock(mutex_);
+    submits_ = true;
+    std::erase_if(queue_, [this](const auto& entry) {
+      const bool announces = IsOf(WireKind::kAnnounce, entry.second);
+      if (announces) AnswerBusy(entry.first, entry.second);
+      return announces;
+    });
+  };
+  if (!exchanges_->OnAnnouncement(announcement, {read, slice.queries, std::move(slice.held)}, may_attend,
+                                  promised))
+    return;
+  const auto layers = static_cast<uint64_t>(storage_->layers());
+  std::lock_guard lock(mutex_);
+  submits_ = false;
+  counters_.queries += layers * static_cast<uint64_t>(slice.rows);
+  counters_.products += layers * exchanges_->counts().products;
+  counters_.keys += layers * exchanges_->counts().keys;
+  CountLocked(slice, header.step);
 }
 
 void RemoteService::Send(int to, Message answer) {
@@ -161,14 +244,16 @@ void RemoteService::Attend(int from, Message message) {
     counters_.queries += rows;
     counters_.products += attention_->counts().products;
     counters_.keys += attention_->counts().keys;
-    for (const Slice& slice : slices) {
-      const auto [last, inserted] = last_step_.try_emplace(slice.from, slice.header.step);
-      if (inserted || last->second != slice.header.step) ++counters_.steps;
-      last->second = slice.header.step;
-    }
+    for (const Slice& slice : slices) CountLocked(slice, slice.header.step);
   }
   absl::Span<float> left = absl::MakeSpan(states);
   for (const Slice& slice : slices) Send(slice.from, StateOf(slice, &left));
+}
+
+void RemoteService::CountLocked(const Slice& slice, uint64_t step) {
+  const auto [last, inserted] = last_step_.try_emplace(slice.from, step);
+  if (inserted || last->second != step) ++counters_.steps;
+  last->second = step;
 }
 
 absl::Status RemoteService::Read(Slice& slice) const {
@@ -186,7 +271,11 @@ absl::Status RemoteService::Read(Slice& slice) const {
     return absl::InvalidArgumentError(
         absl::StrCat("query of ", rows, " rows in ", slice.message.payload.size(), " bytes"));
   }
-  slice.rows = static_cast<int>(rows);
+  return ReadItems(slice);
+}
+
+absl::Status RemoteService::ReadItems(Slice& slice) const {
+  const KvLayout& layout = storage_->layout();
   for (const QueryItem& item : slice.items) {
     slice.refused_item = static_cast<uint32_t>(slice.held.size());
     ASSIGN_OR_RETURN(auto blocks,
@@ -199,6 +288,7 @@ absl::Status RemoteService::Read(Slice& slice) const {
                              .first_position = item.first_position,
                              .token_count = item.token_count,
                              .window = item.window});
+    slice.rows += static_cast<int>(item.rows);
     slice.held.push_back(std::move(blocks));
   }
   return absl::OkStatus();

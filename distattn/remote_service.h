@@ -7,7 +7,8 @@
 // in the order they came. One that reads a prefix takes along what else waits to read the same in the same
 // layer, whoever asks, as far as all together are no larger than a slice may be: their rows are one product,
 // and nobody is waited for. While own requests are computed, queries are attended on credit
-// (service_budget.h); the step thread tells what it does. KV passes queries that have to wait.
+// (service_budget.h); the step thread tells what it does. KV passes queries that have to wait. Announcements
+// of exchanges between GPUs are answered at once (announced_exchanges.h).
 #pragma once
 
 #include <condition_variable>
@@ -21,6 +22,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/ids.h"
+#include "distattn/announced_exchanges.h"
 #include "distattn/service_budget.h"
 #include "distattn/span_attention.h"
 #include "distattn/wire.h"
@@ -44,9 +46,10 @@ class RemoteService {
     Isa isa = Isa::kBase;  // of compact states' conversion
     double guard = 1;      // share of the own steps' time that service may take
   };
-  // `storage`, `attention` (used by the service thread alone) and `transport` are not owned and outlive this.
+  // `storage`, `attention` (used by the service thread alone) and `transport` are not owned and outlive this,
+  // as `exchanges`, which is null where nothing goes from GPU to GPU.
   RemoteService(const Options& options, const KvBytes* storage, SpanAttention* attention,
-                Transport* transport, BlocksOfLoan blocks_of_loan);
+                Transport* transport, BlocksOfLoan blocks_of_loan, AnnouncedExchanges* exchanges = nullptr);
 
   void Enqueue(int from, Message message);  // those that are ForService (distattn/wire.h)
   void Serve();                             // until Stop
@@ -85,7 +88,12 @@ class RemoteService {
   void WakeLocked();
   Queue::iterator NextLocked();  // what may be served now; the end: nothing
   void Attend(int from, Message message);
-  absl::Status Read(Slice& slice) const;  // the error says why it is refused
+  absl::Status Read(Slice& slice) const;       // the error says why it is refused
+  absl::Status ReadItems(Slice& slice) const;  // the same
+  void OpenPair(int from, const Message& message);
+  void OnAnnouncement(int from, const Message& message);
+  void AnswerBusy(int from, const Message& announcement) const;
+  void CountLocked(const Slice& slice, uint64_t step);
   // What waits to read the same as `slice`.
   std::vector<Slice> TakeAlong(const Slice& slice);
   // Its answer; `states` begins with its states, and then with those after them.
@@ -103,12 +111,14 @@ class RemoteService {
   SpanAttention* const attention_;
   Transport* const transport_;
   const BlocksOfLoan blocks_of_loan_;
+  AnnouncedExchanges* const exchanges_;
 
   mutable std::mutex mutex_;
   std::condition_variable arrived_;
   Queue queue_;
   ServiceBudget budget_;
   bool stop_ = false;
+  bool submits_ = false;  // an exchange's part, which may wait for its debtor
   Counters counters_;
   std::map<int, uint64_t> last_step_;  // by debtor
 };

@@ -1,5 +1,5 @@
 // Which exchange between GPUs a rank takes part in: one at a time, the rule that fabric/collectives.h builds
-// on. A state machine; messages and time are brought to it. Not part of a run yet.
+// on. A state machine; messages and time are brought to it.
 //
 //   state    event                                       next
 //   free     Ask                                         asking
