@@ -127,6 +127,9 @@ Report MakeReport(size_t requests, const Samples& samples, double seconds,
     report.loans.repaid += w.loans_repaid();
     report.loans.lost += w.loans_lost();
     report.loans.recalled += w.loans_recalled();
+    report.gpu_exchanges.done += w.gpu_exchanges();
+    report.gpu_exchanges.refused += w.gpu_exchanges_refused();
+    report.gpu_exchanges.pairs_closed += w.gpu_pairs_closed();
     report.recovery.lost_tokens += w.lost_tokens();
     report.recovery.recomputed_tokens += w.recomputed_tokens();
     report.recovery.abandoned_steps += w.abandoned_steps();

@@ -7,6 +7,9 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "base/clock.h"
+#include "distattn/announced_attention.h"
+#include "distattn/gpu_exchanger.h"
 #include "distattn/remote_client.h"
 #include "distattn/sharing_cost.h"
 #include "distattn/span_attention.h"
@@ -16,6 +19,12 @@
 
 namespace lombard {
 
+// A rank's end of exchanges between GPUs (distattn/gpu_exchanger.h).
+struct GpuExchangeEnd {
+  std::unique_ptr<Collectives> collectives;  // null: all its loans go over the transport
+  GpuPlace place;
+};
+
 class Compute {
  public:
   virtual ~Compute() = default;
@@ -23,8 +32,13 @@ class Compute {
   virtual SpanAttention* span_attention() = 0;  // of the service thread
   // How long grouped attention takes here; about `budget` at most.
   virtual SharingCost MeasureSharing(absl::Duration budget) = 0;
-  // Once. `client` is not owned and outlives the machine, as does this.
-  virtual absl::StatusOr<std::unique_ptr<Machine>> MakeMachine(RemoteClient* client) = 0;
+  // Once.
+  virtual GpuExchangeEnd MakeExchangeEnd(int /*rank*/, const Clock* /*clock*/) { return {}; }
+  // Of the service thread; not null where MakeExchangeEnd has collectives.
+  virtual AnnouncedAttention* announced_attention() { return nullptr; }
+  // Once. `client` is not owned and outlives the machine, as do `exchanger`, which may be null, and this.
+  virtual absl::StatusOr<std::unique_ptr<Machine>> MakeMachine(RemoteClient* client,
+                                                               GpuExchanger* exchanger) = 0;
 };
 
 // Makes the compute of a worker with `blocks` KV blocks. The model is not owned and outlives it.

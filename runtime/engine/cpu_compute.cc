@@ -23,7 +23,7 @@ class CpuCompute final : public Compute {
   SharingCost MeasureSharing(absl::Duration budget) override {
     return lombard::MeasureSharing(ShapeOf(model_->config()), storage_->layout(), context_, budget);
   }
-  absl::StatusOr<std::unique_ptr<Machine>> MakeMachine(RemoteClient* client) override {
+  absl::StatusOr<std::unique_ptr<Machine>> MakeMachine(RemoteClient* client, GpuExchanger*) override {
     return std::make_unique<CpuMachine>(model_, context_, storage_.get(), client);
   }
 

@@ -95,6 +95,9 @@ std::string ReportJson(const Report& r) {
                   {"recalled", r.loans.recalled},
                   {"repaid", r.loans.repaid},
                   {"lost", r.loans.lost}};
+  out["gpu_exchanges"] = {{"done", r.gpu_exchanges.done},
+                          {"refused", r.gpu_exchanges.refused},
+                          {"pairs_closed", r.gpu_exchanges.pairs_closed}};
   out["timeline"] = Json::array();
   for (const ThroughputEntry& entry : r.timeline) {
     out["timeline"].push_back({{"start_s", entry.start_s},

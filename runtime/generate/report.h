@@ -67,6 +67,10 @@ struct Report {
   struct {
     uint64_t granted = 0, refused = 0, recalled = 0, repaid = 0, lost = 0;
   } loans;
+  struct {
+    uint64_t done = 0;  // between a debtor's and one creditor's GPU, for all layers of a step
+    uint64_t refused = 0, pairs_closed = 0;
+  } gpu_exchanges;
   std::vector<ThroughputEntry> timeline;
 };
 

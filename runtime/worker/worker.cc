@@ -113,7 +113,20 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerSettings& set
     engine.sharing = worker->compute_->MeasureSharing(kSharingBudget);
   }
   worker->sharing_ = engine.sharing;
-  ASSIGN_OR_RETURN(worker->machine_, worker->compute_->MakeMachine(worker->client_.get()));
+  if (engine.lending) {
+    if (GpuExchangeEnd end = worker->compute_->MakeExchangeEnd(rank, clock); end.collectives != nullptr) {
+      worker->exchanger_ =
+          std::make_unique<GpuExchanger>(GpuExchanger::Options{.incarnation = settings.incarnation,
+                                                               .place = end.place,
+                                                               .answer_wait = settings.gpu_answer_wait,
+                                                               .exchange_wait = settings.reply_deadline},
+                                         std::move(end.collectives), transport, clock);
+      worker->exchanges_ = std::make_unique<AnnouncedExchanges>(worker->exchanger_.get(),
+                                                                worker->compute_->announced_attention());
+    }
+  }
+  ASSIGN_OR_RETURN(worker->machine_,
+                   worker->compute_->MakeMachine(worker->client_.get(), worker->exchanger_.get()));
   worker->engine_ =
       std::make_unique<Engine>(engine, DescribeForEngine(*model, layout), tokenizer, worker->pool_.get(),
                                worker->rmanager_.get(), worker->machine_.get());
@@ -138,7 +151,8 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerSettings& set
               absl::StrCat("rank ", debtor, " writes to loan ", Value(loan), ", a prefix that others read"));
         }
         return std::shared_ptr<const std::vector<BlockId>>(slots, &slots->blocks);
-      });
+      },
+      worker->exchanges_.get());
   if (rank == 0) {
     GManagerOptions gmanager = settings.gmanager;
     gmanager.dead_after = settings.dead_after;
@@ -183,14 +197,26 @@ void Worker::Fail(const absl::Status& why) {
     if (peer != transport_->rank()) SendControl(peer, message).IgnoreError();
   }
   if (front_door_ != nullptr) front_door_->OnJobFailed(why);
-  client_->Abort(why);
+  Abort(why);
   SetLeaving();
+}
+
+// Nobody waits for other workers any more.
+void Worker::Abort(const absl::Status& why) {
+  client_->Abort(why);
+  if (exchanger_ != nullptr) exchanger_->Abort();
+}
+
+// The worker no longer counts on what it waits for from the peer.
+void Worker::PeerGone(int peer, const absl::Status& why) {
+  client_->OnPeerDown(peer, why);
+  if (exchanger_ != nullptr) exchanger_->OnPeerLost(peer);
 }
 
 // Rank 0 may be there for the others: they are told nothing.
 void Worker::Part(const absl::Status& why) {
   parted_.store(true);
-  if (!why.ok()) client_->Abort(why);
+  if (!why.ok()) Abort(why);
   {
     std::lock_guard lock(failure_mutex_);
     if (!leaving_.load() && failure_.ok()) failure_ = why;
@@ -239,7 +265,7 @@ void Worker::ProgressLoop() {
     for (int peer : due) SendControl(peer, ping).IgnoreError();
     for (int peer : liveness_.TakeSilent(now)) {
       lost_someone_.store(true);
-      client_->OnPeerDown(peer, absl::UnavailableError("it has been silent for too long (--dead-after)"));
+      PeerGone(peer, absl::UnavailableError("it has been silent for too long (--dead-after)"));
       step_inbox_.Put(peer, std::nullopt);
     }
   }
@@ -250,16 +276,17 @@ void Worker::OnMessage(int from, Message message) {
   if (liveness_.Heard(from, clock_->Now())) client_->OnPeerUp(from);
   switch (message.channel) {
     case Channel::kQuery:
-      service_->Enqueue(from, std::move(message));
-      return;
     case Channel::kState:
-      client_->OnMessage(from, std::move(message));
-      return;
     case Channel::kKv: {
       const absl::StatusOr<WireKind> kind = PeekKind(message.header);
       if (!kind.ok()) return;
-      ForService(*kind) ? service_->Enqueue(from, std::move(message))
-                        : client_->OnMessage(from, std::move(message));
+      if (ForService(*kind)) {
+        service_->Enqueue(from, std::move(message));
+      } else if (!ForExchanger(*kind)) {
+        client_->OnMessage(from, std::move(message));
+      } else if (exchanger_ != nullptr) {
+        exchanger_->OnMessage(from, message);
+      }
       return;
     }
     case Channel::kControl: {
@@ -317,12 +344,13 @@ void Worker::FollowLosses(const messages::ClusterView& view) {
     known = member.incarnation();
     const int peer = static_cast<int>(member.instance());
     client_->OnPeerLost(peer, absl::UnavailableError(absl::StrCat("rank ", peer, " was declared lost")));
+    if (exchanger_ != nullptr) exchanger_->OnPeerLost(peer);
   }
 }
 
 void Worker::OnPeerDown(int peer, const absl::Status& why) {
   liveness_.Down(peer, true, clock_->Now());
-  client_->OnPeerDown(peer, why);
+  PeerGone(peer, why);
   // Who was told to leave goes, in any order; this worker's own Leave may still be on its way.
   if (leaving_.load() || (why.ok() && reported_.load())) return;
   const absl::string_view reason = why.ok() ? "it left before the job was done" : why.message();
@@ -427,9 +455,16 @@ void Worker::SendReport() {
   reported_.store(true);
   const uint64_t block_tokens = settings_.engine.block_tokens;
   const RManager::Counters loans = rmanager_->counters();
-  report_.set_remote_tokens_attended(client_->attended_tokens());
+  const GpuExchanger::Counters exchanged =
+      exchanger_ != nullptr ? exchanger_->counters() : GpuExchanger::Counters{};
+  report_.set_remote_tokens_attended(client_->attended_tokens() + exchanged.attended_tokens);
   report_.set_served_steps(service_->counters().steps);
-  const TrafficCounters traffic = transport_->counters();
+  TrafficCounters traffic = transport_->counters();
+  traffic.payload_bytes[static_cast<int>(Channel::kQuery)] += exchanged.query_bytes;
+  traffic.payload_bytes[static_cast<int>(Channel::kState)] += exchanged.state_bytes;
+  report_.set_gpu_exchanges(exchanged.exchanges);
+  report_.set_gpu_exchanges_refused(exchanged.not_accepted);
+  report_.set_gpu_pairs_closed(exchanged.pairs_closed);
   for (uint64_t bytes : traffic.payload_bytes) report_.add_payload_bytes(bytes);
   report_.set_framing_bytes(traffic.framing_bytes);
   report_.set_kv_capacity(pool_->total_count() * block_tokens);

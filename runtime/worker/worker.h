@@ -27,6 +27,8 @@
 
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "distattn/announced_exchanges.h"
+#include "distattn/gpu_exchanger.h"
 #include "distattn/remote_client.h"
 #include "distattn/remote_service.h"
 #include "fabric/messages/control.pb.h"
@@ -71,9 +73,10 @@ struct WorkerSettings {
   absl::Duration heartbeat = absl::Milliseconds(100);
   absl::Duration dead_after = absl::Seconds(10);      // a silent peer is lost
   absl::Duration reply_deadline = absl::Seconds(60);  // of a query
-  bool compact_states = false;
-  bool poison = false;                 // NaN into free and lent-away blocks
-  std::optional<SharingCost> sharing;  // replaces the engine's; unset: measured at start
+  bool compact_states = false;                        // over the transport
+  absl::Duration gpu_answer_wait = absl::Seconds(1);  // GpuExchanger's
+  bool poison = false;                                // NaN into free and lent-away blocks
+  std::optional<SharingCost> sharing;                 // replaces the engine's; unset: measured at start
 };
 
 // Blocks that one request at home at `rank` can hold in all: the pool there and what the others may lend.
@@ -106,6 +109,7 @@ class Worker final : public TransportHandler {
   // After Join, for tests.
   absl::Status CheckInvariants() const;
   const RemoteService& service() const { return *service_; }
+  const GpuExchanger* exchanger() const { return exchanger_.get(); }
   const SharingCost& sharing() const { return sharing_; }       // by which the engine groups readers
   const GManager* gmanager() const { return gmanager_.get(); }  // rank 0's; null elsewhere
   // Any thread: some rank has been lost, maybe this one. Then nobody must wait for all ranks again
@@ -117,6 +121,8 @@ class Worker final : public TransportHandler {
  private:
   Worker(const WorkerSettings& settings, Transport* transport, const Clock* clock, FrontDoor* front_door);
   void SetLeaving();
+  void Abort(const absl::Status& why);
+  void PeerGone(int peer, const absl::Status& why);
   void Part(const absl::Status& why);  // leaves alone; the job goes on
   void GoOnDraining(absl::Time now);
   void ProgressLoop();
@@ -137,6 +143,8 @@ class Worker final : public TransportHandler {
   std::unique_ptr<Compute> compute_;
   std::unique_ptr<KvPool> pool_;
   std::unique_ptr<RManager> rmanager_;
+  std::unique_ptr<GpuExchanger> exchanger_;  // null: no GPU that exchanges with others; goes before compute_
+  std::unique_ptr<AnnouncedExchanges> exchanges_;
   std::unique_ptr<RemoteClient> client_;
   std::unique_ptr<RemoteService> service_;
   std::unique_ptr<Machine> machine_;

@@ -56,6 +56,8 @@ absl::StatusOr<ClusterRun> RunOnCluster(const WorkerSettings& settings, const Mo
   for (size_t rank = 0; rank < settings.kv_blocks.size(); ++rank) {
     run.invariants.Update(cluster->worker(static_cast<int>(rank)).CheckInvariants());
     run.services.push_back(cluster->worker(static_cast<int>(rank)).service().counters());
+    const GpuExchanger* exchanger = cluster->worker(static_cast<int>(rank)).exchanger();
+    run.exchanges.push_back(exchanger != nullptr ? exchanger->counters() : GpuExchanger::Counters{});
   }
   return run;
 }

@@ -20,6 +20,7 @@ struct ClusterRun {
   std::vector<SequenceResult> results;            // in the order of the sequences
   std::vector<messages::WorkerReport> reports;    // by rank
   std::vector<RemoteService::Counters> services;  // by rank
+  std::vector<GpuExchanger::Counters> exchanges;  // by rank; zeros where no GPU exchanges
   GManager::Counters manager;
   absl::Status invariants;  // of every worker, after the end
 };

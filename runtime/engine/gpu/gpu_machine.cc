@@ -12,12 +12,13 @@ namespace lombard {
 
 absl::StatusOr<std::unique_ptr<GpuMachine>> GpuMachine::Create(std::shared_ptr<const GpuModel> model,
                                                                const GpuKvStorage* storage,
-                                                               RemoteClient* client, size_t graphs_max) {
+                                                               RemoteClient* client, size_t graphs_max,
+                                                               GpuExchanger* exchanger) {
   ASSIGN_OR_RETURN(GpuStream created, GpuStream::Create(model->device()));
   auto stream = std::make_unique<GpuStream>(std::move(created));
   absl::StatusOr<std::unique_ptr<GpuBlas>> blas = GpuBlas::Create(model->device());
   const AttentionShape shape = ShapeOf(model->config());
-  ASSIGN_OR_RETURN(auto attention, GpuStepAttention::Create(shape, storage, client, stream.get()));
+  ASSIGN_OR_RETURN(auto attention, GpuStepAttention::Create(shape, storage, client, stream.get(), exchanger));
   const std::string remark(blas.ok() ? "" : blas.status().message());
   std::unique_ptr<GpuMachine> machine(new GpuMachine(std::move(model), storage, client, std::move(stream),
                                                      blas.ok() ? *std::move(blas) : nullptr, graphs_max));
@@ -105,12 +106,15 @@ absl::StatusOr<StepResult> GpuMachine::Run(const StepWork& work) {
   // While the layers run. An abandoned step's KV is not sent.
   if (enqueued.ok()) SendStored(work.sends).IgnoreError();  // the stream's error comes again below
   // Also of an abandoned step: the next one writes the same arrays.
+  const absl::Status exchanged = attention_->End();
   absl::Status status = stream_->Synchronize();
+  if (!exchanged.ok() && !absl::IsUnavailable(exchanged)) status.Update(exchanged);
   if (!status.ok() || (!enqueued.ok() && !attention_->peers_failed())) {
     broken_ = enqueued.ok() ? status : enqueued;
     return broken_;
   }
   RETURN_IF_ERROR(enqueued);
+  RETURN_IF_ERROR(exchanged);
   StepResult result;
   sampler_.Take(&result);
   result.remote = attention_->has_remote();
@@ -122,7 +126,7 @@ absl::StatusOr<StepResult> GpuMachine::Run(const StepWork& work) {
 
 absl::Status GpuMachine::SendStored(const std::vector<KvSend>& sends) {
   for (int layer = 0; layer < storage_->layers() && !sends.empty(); ++layer) {
-    RETURN_IF_ERROR(stored_[layer].Synchronize());
+    RETURN_IF_ERROR(attention_->Wait(stored_[layer]));
     for (const KvSend& send : sends) client_->SendKv(send, layer);
   }
   return absl::OkStatus();

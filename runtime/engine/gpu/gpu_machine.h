@@ -23,10 +23,11 @@ class GpuMachine final : public Machine {
  public:
   // `model` and `storage` are of the same device. Nothing is owned but the model is kept; all outlive this.
   // `client` may be null where nothing is lent.
-  // `graphs_max`: so many graphs of decode steps are kept; 0: none is made.
+  // `graphs_max`: so many graphs of decode steps are kept; 0: none is made. `exchanger` may be null.
   static absl::StatusOr<std::unique_ptr<GpuMachine>> Create(std::shared_ptr<const GpuModel> model,
                                                             const GpuKvStorage* storage, RemoteClient* client,
-                                                            size_t graphs_max = kGpuGraphsMax);
+                                                            size_t graphs_max = kGpuGraphsMax,
+                                                            GpuExchanger* exchanger = nullptr);
 
   ~GpuMachine() override;
 

@@ -46,6 +46,7 @@ TEST(Report, HasExactlyTheFieldsOfTheContract) {
   report.timeline = {{0.5, 2, 36, 3, {39, 40}, {41, 42}}};
   report.prefix_cache = {23, 24, 25};
   report.loans = {18, 19, 20, 21, 22};
+  report.gpu_exchanges = {43, 44, 45};
   const json nothing = {{"count", 0},     {"mean", nullptr}, {"p50", nullptr},
                         {"p90", nullptr}, {"p95", nullptr},  {"p99", nullptr}};
   const json half = {{"count", 1}, {"mean", 0.5}, {"p50", 0.5}, {"p90", 0.5}, {"p95", 0.5}, {"p99", 0.5}};
@@ -59,7 +60,8 @@ TEST(Report, HasExactlyTheFieldsOfTheContract) {
     "timeline": [{"start_s": 0.5, "seconds": 2.0, "tokens_per_s": 18.0, "workers": 3,
                   "kv_tokens_used": [39, 40], "kv_tokens_lent": [41, 42]}],
     "prefix_cache": {"queried_tokens": 23, "hit_tokens": 24, "evicted_tokens": 25},
-    "loans": {"granted": 18, "refused": 19, "recalled": 20, "repaid": 21, "lost": 22}})");
+    "loans": {"granted": 18, "refused": 19, "recalled": 20, "repaid": 21, "lost": 22},
+    "gpu_exchanges": {"done": 43, "refused": 44, "pairs_closed": 45}})");
   expected["ttft_s"] = expected["recovery"]["pause_s"] = half;
   expected["recovery"]["others_pause_s"] = nothing;
   expected["tpot_s"] = expected["itl_s"] = expected["e2e_s"] = nothing;
