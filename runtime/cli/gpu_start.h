@@ -9,7 +9,8 @@ namespace lombard {
 
 // Loads the weights there, sizes *kv_bytes, sets settings->compute, and says on standard error what takes how
 // much memory when `speaks`. kResourceExhausted: no room; kUnimplemented: a shape that our kernels lack.
+// lends: to other processes, or from them.
 absl::Status StartOnGpu(const WorkerOptions& options, const DeviceChoice& choice, const Model& model,
-                        bool speaks, WorkerSettings* settings, uint64_t* kv_bytes);
+                        bool lends, bool speaks, WorkerSettings* settings, uint64_t* kv_bytes);
 
 }  // namespace lombard

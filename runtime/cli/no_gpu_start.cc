@@ -2,7 +2,7 @@
 
 namespace lombard {
 
-absl::Status StartOnGpu(const WorkerOptions&, const DeviceChoice&, const Model&, bool, WorkerSettings*,
+absl::Status StartOnGpu(const WorkerOptions&, const DeviceChoice&, const Model&, bool, bool, WorkerSettings*,
                         uint64_t*) {
   return absl::UnimplementedError("built without CUDA kernels (LOMBARD_CUDA); use --device cpu");
 }

@@ -28,7 +28,9 @@ absl::Status PlaceOnDevice(const WorkerOptions& options, const ClusterConfig& cl
         "--load-format dummy makes weights on a GPU: use it with --device cuda, or `lombard model create`");
   }
   if (!choice.gpu.has_value()) return absl::OkStatus();
-  return StartOnGpu(options, choice, model, options.verbose || place.rank == 0, settings, kv_bytes);
+  const bool others = place.size > 1 || options.join || options.size_max > 1;
+  return StartOnGpu(options, choice, model, options.in_process == 0 && others && settings->engine.lending,
+                    options.verbose || place.rank == 0, settings, kv_bytes);
 }
 
 }  // namespace lombard

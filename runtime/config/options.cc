@@ -138,6 +138,11 @@ absl::StatusOr<bool> ParseLoadFormat(const std::string& text) {
   return absl::InvalidArgumentError(absl::StrCat("'", text, "' is none of auto, dummy"));
 }
 
+absl::StatusOr<bool> ParseGpuExchange(const std::string& text) {
+  if (text == "auto" || text == "transport") return text == "auto";
+  return absl::InvalidArgumentError(absl::StrCat("'", text, "' is none of auto, transport"));
+}
+
 absl::StatusOr<double> ParseShare(const std::string& text) {
   double value;
   if (absl::SimpleAtod(text, &value) && value > 0 && value <= 1) return value;
@@ -188,6 +193,8 @@ void AddWorkerFlags(CLI::App* app, WorkerOptions* o) {
               "of a GPU's free memory: what weights, steps and KV may fill together [0.9]");
   flags.Value("--cuda-graphs", "on|off", &o->cuda_graphs, ParseOnOff,
               "on a GPU, launch decode steps as graphs [on]");
+  flags.Value("--gpu-exchange", "NAME", &o->gpu_exchange, ParseGpuExchange,
+              "attention over loans between GPUs: auto (over NCCL where both ends can), transport [auto]");
   flags.Value("--load-format", "NAME", &o->dummy_weights, ParseLoadFormat,
               "auto: the model's weights; dummy: random ones, made on the GPU, for benchmarks [auto]");
   flags.Whole("--in-process", &o->in_process, 1, kInProcessMax,

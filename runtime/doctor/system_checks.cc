@@ -26,7 +26,7 @@ Finding JudgeGpus(const GpuSearch& found, bool has_tool) {
   }
   if (found.gpus.empty()) finding.text = "none";
   if (!found.reason.empty()) absl::StrAppend(&finding.text, "; ", found.reason);
-  absl::StrAppend(&finding.text, found.gpus.empty() ? "" : "; this version's runs leave them alone",
+  absl::StrAppend(&finding.text, found.gpus.empty() ? "" : "; used with --device cuda or auto",
                   has_tool ? "" : "; no nvidia-smi");
   if (found.broken) {
     finding.level = Level::kWarning;
