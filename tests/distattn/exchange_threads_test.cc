@@ -1,0 +1,214 @@
+// Goal: ranks that lend to each other exchange announced steps from all their threads at once, and a rank
+// that dies in the middle of an exchange stops nobody. Method: progress, service and step threads of every
+// rank over the loopback transport, streams of the emulated device, a fake NCCL; "attention" doubles bytes.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <deque>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/device/gpu_memory.h"
+#include "base/status.h"
+#include "distattn/gpu_exchange.h"
+#include "distattn/remote_service.h"
+#include "fabric/loopback_transport.h"
+#include "fabric/nccl/nccl_collectives.h"
+#include "tests/emulation/emulated_device.h"
+#include "tests/fabric/fake_nccl.h"
+
+namespace lombard {
+namespace {
+
+constexpr int kLayers = 3, kDim = 4;
+constexpr uint64_t kBytes = kDim * sizeof(float);  // of one row's query; its states: twice
+
+// Sends every query back, twice.
+class Echo final : public AnnouncedAttention {
+ public:
+  explicit Echo(int rank)
+      : query_(*DeviceMemory::Create(rank, kBytes)),
+        states_(*DeviceMemory::Create(rank, 2 * kBytes)),
+        side_(*GpuStream::Create(rank)) {}
+  absl::Status Prepare(absl::Span<const SpanQuery> queries) override {
+    return queries.size() == 1 ? absl::OkStatus() : absl::InternalError("one row was announced");
+  }
+  absl::Status Submit(Collectives& collectives, LoanPair pair) override {
+    return SubmitCreditorExchange(collectives, pair,
+                                  {pair.debtor, query_.data(), kBytes, states_.data(), 2 * kBytes}, kLayers,
+                                  side_, [this](int) -> absl::Status {
+                                    RETURN_IF_ERROR(side_.Copy(states_.data(), query_.data(), kBytes));
+                                    return side_.Copy(states_.data<char>() + kBytes, query_.data(), kBytes);
+                                  });
+  }
+  absl::StatusOr<bool> Ended() override { return side_.IsDone(); }
+  SpanAttention::Counts counts() const override { return {}; }
+  uint64_t state_bytes() const override { return kLayers * 2 * kBytes; }
+
+ private:
+  DeviceMemory query_, states_;
+  GpuStream side_;
+};
+
+class Rank final : public TransportHandler {
+ public:
+  Rank(int rank, std::unique_ptr<Transport> transport)
+      : rank_(rank),
+        transport_(std::move(transport)),
+        main_(*GpuStream::Create(rank)),
+        side_(*GpuStream::Create(rank)),
+        echo_(rank),
+        storage_(*KvStorage::Create({DType::kF32, 1, kDim, 2}, kLayers, 1)) {
+    const GpuPlace place{"host", absl::StrCat(rank)};
+    exchanger_ = std::make_unique<GpuExchanger>(
+        GpuExchanger::Options{
+            .place = place, .answer_wait = absl::Minutes(2), .open_again = absl::ZeroDuration()},
+        MakeNcclCollectives(FakeNccl(),
+                            {.rank = rank, .device = rank, .place = place, .call_timeout = absl::Minutes(2)},
+                            &clock_),
+        transport_.get(), &clock_);
+    exchanges_ = std::make_unique<AnnouncedExchanges>(exchanger_.get(), &echo_);
+    service_ = std::make_unique<RemoteService>(
+        RemoteService::Options{.q_heads = 1}, storage_.get(), nullptr, transport_.get(),
+        [](int, LoanId, uint64_t, bool) {
+          return std::make_shared<const std::vector<BlockId>>(std::vector<BlockId>{BlockId{0}});
+        },
+        exchanges_.get());
+    for (int i = 0; i < 2; ++i) {
+      queries_.push_back(*DeviceMemory::Create(rank, kBytes));
+      states_.push_back(*DeviceMemory::Create(rank, 2 * kBytes));
+    }
+    serving_ = std::thread([this] { service_->Serve(); });
+    progress_ = std::thread([this] {
+      while (!stop_) transport_->Poll(*this, absl::Milliseconds(1));
+    });
+  }
+  ~Rank() override { Die(); }
+
+  // Its threads end, its connections break and its communicators with them.
+  void Die() {
+    service_->Stop();
+    if (serving_.joinable()) serving_.join();
+    stop_ = true;
+    if (progress_.joinable()) progress_.join();
+    transport_.reset();
+  }
+
+  void OnMessage(int from, Message message) override {
+    const WireKind kind = *PeekKind(message.header);
+    ForService(kind) ? service_->Enqueue(from, std::move(message)) : exchanger_->OnMessage(from, message);
+  }
+  void OnPeerDown(int peer, const absl::Status&) override { exchanger_->OnPeerLost(peer); }
+
+  // One step. `meanwhile` runs after the first layer's part was submitted. What came back of whom.
+  std::map<int, bool> Step(
+      const std::vector<int>& creditors, uint8_t stamp, const std::function<void()>& meanwhile = [] {}) {
+    std::vector<GpuExchanger::Wish> wishes;
+    for (const int creditor : creditors)
+      wishes.push_back({creditor, {{.rows = 1, .first_query_position = 2, .token_count = 2}}});
+    std::vector<GpuExchangePart> parts;
+    for (const int creditor : exchanger_->Ask(stamp, wishes)) {
+      const size_t i = parts.size();
+      parts.push_back({creditor, queries_[i].data(), kBytes, states_[i].data(), 2 * kBytes});
+    }
+    if (parts.empty()) return {};
+    auto exchange = *GpuDebtorExchange::Create(&exchanger_->collectives(), rank_, kLayers, parts, &side_);
+    for (int layer = 0; layer < kLayers; ++layer) {
+      for (const GpuExchangePart& part : parts)
+        CHECK((main_.Fill(part.query, static_cast<uint8_t>(stamp + layer), kBytes)).ok());
+      CHECK((exchange.Begin(main_)).ok());
+      if (layer == 0) meanwhile();
+      CHECK((exchange.End(main_)).ok());
+    }
+    CHECK((exchanger_->Await([&] { return main_.IsDone(); })).ok());
+    std::map<int, bool> right;
+    for (const GpuExchangePart& part : parts) {
+      const auto* const states = static_cast<const uint8_t*>(part.states);
+      right[part.other] = std::all_of(states, states + 2 * kBytes, [&](uint8_t byte) {
+        return byte == static_cast<uint8_t>(stamp + kLayers - 1);
+      });
+    }
+    for (const int lost : exchanger_->EndRunning(0)) right.erase(lost);
+    return right;
+  }
+  GpuExchanger::Counters counters() const { return exchanger_->counters(); }
+  uint64_t asked() const { return counters().exchanges + counters().not_accepted; }
+
+ private:
+  const int rank_;
+  const MonotonicClock clock_;
+  std::unique_ptr<Transport> transport_;
+  GpuStream main_, side_;
+  std::vector<DeviceMemory> queries_, states_;
+  Echo echo_;
+  std::unique_ptr<KvStorage> storage_;
+  std::unique_ptr<GpuExchanger> exchanger_;  // goes before the streams: it aborts what waits in them
+  std::unique_ptr<AnnouncedExchanges> exchanges_;
+  std::unique_ptr<RemoteService> service_;
+  std::atomic<bool> stop_{false};
+  std::thread serving_, progress_;
+};
+
+class ExchangeThreadsTest : public testing::TestWithParam<int> {
+ protected:
+  void SetUp() override { emulation::SetPatienceMs(600'000); }
+  void TearDown() override { emulation::SetPatienceMs(2000); }
+  void Make(int count) {
+    auto transports = MakeLoopbackTransports(count);
+    for (int rank = 0; rank < count; ++rank) ranks_.emplace_back(rank, std::move(transports[rank]));
+  }
+
+  const emulation::ScopedSeed seed_{static_cast<uint64_t>(GetParam())};
+  const FakeNcclConnects connects_;
+  std::deque<Rank> ranks_;
+};
+
+TEST_P(ExchangeThreadsTest, RanksThatLendToEachOtherAllComeToTheirEnd) {
+  for (const int count : {2, 3}) {
+    ranks_.clear();
+    Make(count);
+    std::vector<std::thread> steps;
+    std::vector<std::vector<int>> creditors(count);
+    std::vector<int> wrong(count, 0);
+    for (int rank = 0; rank < count; ++rank) {
+      for (int other = 0; other < count; ++other)
+        if (other != rank) creditors[rank].push_back(other);
+      steps.emplace_back([&, rank] {
+        for (uint8_t stamp = 0; ranks_[rank].asked() < 300; ++stamp)
+          for (const auto& [creditor, right] : ranks_[rank].Step(creditors[rank], stamp))
+            wrong[rank] += !right;
+      });
+    }
+    for (std::thread& thread : steps) thread.join();
+    for (int rank = 0; rank < count; ++rank) {
+      // Now that it is alone, everybody says yes.
+      std::map<int, bool> done;
+      while (done.size() < creditors[rank].size()) done = ranks_[rank].Step(creditors[rank], 9);
+      for (const auto& [creditor, right] : done) EXPECT_TRUE(right) << rank << ", " << creditor;
+      EXPECT_EQ(wrong[rank], 0) << rank;
+      EXPECT_EQ(ranks_[rank].counters().pairs_closed, 0u) << rank;
+    }
+  }
+}
+
+TEST_P(ExchangeThreadsTest, ACreditorThatDiesInTheMiddleIsLostAndTheOtherGoesOn) {
+  Make(3);
+  const auto exchange_with = [&](size_t creditors) {  // until so many have said yes
+    std::map<int, bool> done;
+    while (done.size() < creditors) done = ranks_[0].Step({1, 2}, 7);
+    return done;
+  };
+  EXPECT_EQ(exchange_with(2), (std::map<int, bool>{{1, true}, {2, true}}));
+  const std::map<int, bool> done = ranks_[0].Step({1, 2}, 9, [&] {
+    KillFakeNcclRank(1, /*noticed=*/false);
+    ranks_[1].Die();
+  });
+  EXPECT_EQ(done, (std::map<int, bool>{{2, true}}));
+  EXPECT_EQ(exchange_with(1), (std::map<int, bool>{{2, true}}));
+}
+
+INSTANTIATE_TEST_SUITE_P(Seeds, ExchangeThreadsTest, testing::Range(1, 5));
+
+}  // namespace
+}  // namespace lombard
