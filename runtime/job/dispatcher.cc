@@ -112,7 +112,11 @@ void Dispatcher::OnTokens(int from, uint64_t incarnation, const messages::TokenB
     const bool finished = output.finished;
     outputs_.push_back(std::move(output));
     if (!finished) continue;
-    if (from_home) index_.Use(*open.home, BlockNames(open.request));  // a chat goes on with it
+    if (from_home) {  // a chat goes on with it; what it read elsewhere lies there still
+      const auto& read = open.request.prefix;
+      index_.Use(*open.home, BlockNames(open.request),
+                 read.has_value() ? read->tokens / options_.prefixes->block_tokens : 0);
+    }
     LeaveHome(open);
     open_.erase(it);
   }

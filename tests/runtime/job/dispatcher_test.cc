@@ -254,5 +254,32 @@ TEST(DispatcherPrefixTest, GoesWhereThePrefixIs) {
   EXPECT_EQ(dispatcher.counters().replayed, 3u);
 }
 
+// Goal: who reads a prefix elsewhere has it no more than before when its request has ended.
+TEST(DispatcherPrefixTest, WhatWasReadElsewhereLiesThereStill) {
+  Dispatcher dispatcher({{.capacity = 1000}, {.capacity = 1000}},
+                        {.prefixes = PrefixSpace{.model_fingerprint = 1, .block_tokens = 16}});
+  using State = Membership::State;
+  const absl::Time now = absl::UnixEpoch();
+  dispatcher.OnMembers(
+      std::vector<Membership::Member>(2, {.state = State::kAlive, .incarnation = Incarnation{1}}), now);
+  const auto hint = [&](uint64_t number, uint32_t home) -> std::optional<uint32_t> {
+    SequenceRequest request{.id = {100, number}, .prompt = std::vector<int32_t>(64, 1)};
+    request.prompt.push_back(static_cast<int32_t>(number));
+    request.sampling.max_tokens = 3;
+    dispatcher.Submit(std::move(request), now, InstanceId{home});
+    const auto out = dispatcher.TakeOutgoing();
+    messages::TokenBatch batch;
+    ToMessage(SequenceOutput{.id = {100, number}, .finished = true, .finish_reason = "stop"},
+              batch.add_events());
+    dispatcher.OnTokens(static_cast<int>(home), 1, batch, now);
+    if (out.size() != 1 || !out[0].message.submit().has_prefix()) return std::nullopt;
+    return out[0].message.submit().prefix().instance();
+  };
+  EXPECT_EQ(hint(1, 0), std::nullopt);
+  EXPECT_EQ(hint(2, 1), 0u);
+  EXPECT_EQ(hint(3, 1), 0u);
+  EXPECT_EQ(hint(4, 0), std::nullopt);
+}
+
 }  // namespace
 }  // namespace lombard
