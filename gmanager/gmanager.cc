@@ -10,6 +10,7 @@ namespace lombard {
 namespace {
 
 constexpr size_t kPlacementsMax = 4096;  // per instance; only long requests are reported
+constexpr size_t kPrefixesMax = 64;      // per instance; a few are reported
 
 RequestId FromWire(const messages::RequestKey& key) { return {key.arrival_us(), key.number()}; }
 void ToWire(RequestId request, messages::RequestKey* key) {
@@ -119,6 +120,7 @@ void GManager::FollowMembership(absl::Time now) {
     std::erase_if(moves_, [&](const auto& open) {
       return open.second.move.from == InstanceId{i} || open.second.move.to == InstanceId{i};
     });
+    std::erase_if(copies_, [&](const auto& open) { return open.first.second == InstanceId{i}; });
   }
   ++epoch_;
   UpdateOldest();
@@ -146,9 +148,10 @@ void GManager::OnHeartbeat(int from, const messages::Heartbeat& beat, absl::Time
   if (!beat.full() && beat.seq() != record.seq + 1) record.complete = false;
   if (beat.full()) {
     record.placements.clear();
+    record.prefixes.clear();
     record.complete = true;
   }
-  if (record.complete) ApplyPlacements(record, beat);
+  if (record.complete) ApplyPlacements(record, beat), ApplyPrefixes(record, beat);
   record.seq = beat.seq();
   record.waiting_tokens = beat.waiting_tokens();
   record.own_tokens = beat.own_tokens();
@@ -209,6 +212,18 @@ void GManager::ApplyPlacements(Record& record, const messages::Heartbeat& beat) 
       record.placements.erase(key);
     } else if (record.placements.size() < kPlacementsMax || record.placements.contains(key)) {
       record.placements[key] = {p.blocks(), std::min(p.blocks(), p.movable())};
+    } else {
+      ++counters_.malformed;
+    }
+  }
+}
+
+void GManager::ApplyPrefixes(Record& record, const messages::Heartbeat& beat) {
+  for (const messages::HotPrefix& p : beat.prefixes()) {
+    if (p.blocks() == 0) {
+      record.prefixes.erase(p.name());
+    } else if (record.prefixes.size() < kPrefixesMax || record.prefixes.contains(p.name())) {
+      record.prefixes[p.name()] = {p.blocks(), p.readers(), p.rows(), p.here()};
     } else {
       ++counters_.malformed;
     }
@@ -286,9 +301,11 @@ void GManager::Tick(absl::Time now) {
   FollowMembership(now);
   UpdateClaim(now);
   std::erase_if(moves_, [&](const auto& open) { return open.second.deadline <= now; });
+  std::erase_if(copies_, [&](const auto& open) { return open.second <= now; });
   if (next_plan_time_ <= now) {
     next_plan_time_ = now + options_.plan_period;
     SendMoves(now);
+    SendCopies(now);
   }
 }
 
@@ -364,6 +381,30 @@ void GManager::SendMoves(absl::Time now) {
     ToWire(move.request, advice.mutable_request());
     advice.set_blocks(move.blocks);
     advice.set_to(Value(move.to));
+  }
+}
+
+// What is under way is not advised again; with a claim in force memory is spoken for.
+void GManager::SendCopies(absl::Time now) {
+  if (claim_.has_value() || options_.plan.policy == PlanPolicy::kNone) return;
+  std::vector<PrefixState> states;
+  std::set<uint64_t> reported;
+  for (uint32_t i = 0; i < records_.size(); ++i) {
+    states.push_back({InstanceId{i}, records_[i].facts.blocks().free(), records_[i].prefixes});
+    for (auto& [name, use] : states.back().prefixes) {
+      reported.insert(name);
+      if (copies_.contains({name, InstanceId{i}})) use.readers = 0;
+    }
+  }
+  std::erase_if(copies_advised_, [&](const auto& entry) { return !reported.contains(entry.first); });
+  const PrefixPlanOptions options{.block_tokens = options_.plan.block_tokens,
+                                  .wire = options_.cost.wire,
+                                  .kv_bytes = options_.cost.kv_bytes};
+  for (const PrefixCopy& copy : PlanCopies(states, copies_advised_, options)) {
+    copies_[{copy.name, copy.to}] = now + options_.move_deadline;
+    ++copies_advised_[copy.name];
+    ++counters_.copies_advised;
+    outbox_.Add(static_cast<int>(Value(copy.to))).mutable_copy_prefix()->set_name(copy.name);
   }
 }
 

@@ -24,6 +24,7 @@
 #include "gmanager/cost_model.h"
 #include "gmanager/membership.h"
 #include "gmanager/planner.h"
+#include "gmanager/prefix_planner.h"
 
 namespace lombard {
 
@@ -54,6 +55,7 @@ class GManager {
   struct Counters {
     uint64_t heartbeats = 0, full_dumps_asked = 0, plans = 0, moves_sent = 0, moves_refused = 0,
              blocks_moved = 0;
+    uint64_t copies_advised = 0;  // of prefixes
     uint64_t stale = 0, malformed = 0, fenced = 0;
   };
 
@@ -91,6 +93,7 @@ class GManager {
     std::optional<RequestId> oldest;
     std::set<InstanceId> unreachable;                                  // for this instance
     std::map<PlacementKey, std::pair<uint32_t, uint32_t>> placements;  // -> blocks, movable
+    std::map<uint64_t, PrefixUse> prefixes;                            // by name
   };
   struct OpenMove {
     Move move;
@@ -103,11 +106,13 @@ class GManager {
   void OnHeartbeat(int from, const messages::Heartbeat& beat, absl::Time now);
   void OnMoveDone(int from, const messages::MoveKvDone& done);
   void ApplyPlacements(Record& record, const messages::Heartbeat& beat);
+  void ApplyPrefixes(Record& record, const messages::Heartbeat& beat);
   void UpdateOldest();
   void UpdateClaim(absl::Time now);
   uint32_t SpareBeside(const Blocked& blocked, InstanceId home) const;
   void FillView(messages::ClusterView* view) const;
   void SendMoves(absl::Time now);
+  void SendCopies(absl::Time now);
 
   GManagerOptions options_;
   Outbox outbox_;
@@ -120,6 +125,8 @@ class GManager {
   std::optional<RequestId> oldest_;
   std::map<uint64_t, OpenMove> moves_;  // by plan id
   uint64_t next_plan_ = 1;
+  std::map<std::pair<uint64_t, InstanceId>, absl::Time> copies_;  // under way, with their deadlines
+  std::map<uint64_t, uint32_t> copies_advised_;                   // by name, as long as it is reported
   absl::Time next_plan_time_ = absl::InfinitePast();
   bool started_ = false;
   Counters counters_;

@@ -89,10 +89,32 @@ void RManager::SendHeartbeat(absl::Time now) {
     }
   }
   reported_ = std::move(placements);
+  TellPrefixes(&beat);
   reported_lendable_ = lent_.lendable();
   full_heartbeat_ = false;
   last_heartbeat_ = now;
   next_heartbeat_ = now + options_.heartbeat_period;
+}
+
+void RManager::TellPrefixes(messages::Heartbeat* beat) {
+  const auto add = [&](uint64_t name, const Load::HotPrefix& prefix) {
+    messages::HotPrefix& entry = *beat->add_prefixes();
+    entry.set_name(name);
+    entry.set_blocks(prefix.blocks);
+    entry.set_readers(prefix.readers);
+    entry.set_rows(prefix.rows);
+    entry.set_here(prefix.here);
+  };
+  for (const auto& [name, prefix] : load_.prefixes) {
+    const auto known = reported_prefixes_.find(name);
+    if (beat->full() || known == reported_prefixes_.end() || known->second != prefix) add(name, prefix);
+  }
+  if (!beat->full()) {
+    for (const auto& [name, prefix] : reported_prefixes_) {
+      if (!load_.prefixes.contains(name)) add(name, {});
+    }
+  }
+  reported_prefixes_ = load_.prefixes;
 }
 
 }  // namespace lombard

@@ -54,7 +54,7 @@ void RManager::Handle(int from, const messages::ControlMessage& message, absl::T
   }
   const Body body = message.body_case();
   const bool from_gmanager = body == Body::kHeartbeatAck || body == Body::kClusterView ||
-                             body == Body::kMoveKv || body == Body::kFenced;
+                             body == Body::kMoveKv || body == Body::kCopyPrefix || body == Body::kFenced;
   if (from_gmanager ? from != options_.gmanager : from == static_cast<int>(Value(options_.self))) {
     ++malformed_;
     return;
@@ -78,6 +78,9 @@ void RManager::Handle(int from, const messages::ControlMessage& message, absl::T
       break;
     case Body::kMoveKv:
       OnMove(message.move_kv());
+      break;
+    case Body::kCopyPrefix:
+      events_.push_back(CopyWanted{message.copy_prefix().name()});
       break;
     case Body::kTryMoveKv:
       OnTry(peer, message.try_move_kv(), now);
@@ -294,6 +297,7 @@ void RManager::Restart(Incarnation next) {
   facts_.instances.resize(instances);
   load_ = Load{};
   reported_.clear();
+  reported_prefixes_.clear();
   heartbeat_seq_ = 0;
   full_heartbeat_ = true;
   next_heartbeat_ = absl::InfinitePast();

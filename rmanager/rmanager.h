@@ -74,6 +74,12 @@ struct Load {
     uint32_t blocks = 0;   // at home
     uint32_t movable = 0;  // full blocks with one reader
   };
+  struct HotPrefix {
+    uint32_t blocks = 0, readers = 0;  // own requests that read it now
+    uint64_t rows = 0;                 // of own requests that attended to it so far
+    bool here = false;                 // otherwise it is read elsewhere
+    bool operator==(const HotPrefix&) const = default;
+  };
   uint32_t batch = 0, waiting = 0;
   uint64_t waiting_tokens = 0, own_tokens = 0;
   std::optional<Blocked> oldest_blocked;
@@ -83,6 +89,7 @@ struct Load {
   // measured rates, 0 = unknown.
   double block_share = 0;
   std::vector<LongRequest> long_requests;
+  std::map<uint64_t, HotPrefix> prefixes;                          // by name, a few
   double weights_seconds = 0, row_seconds = 0, token_seconds = 0;  // of one layer, measured; 0 = unknown
 };
 
@@ -109,6 +116,10 @@ struct MoveWanted {
   uint32_t blocks;
   InstanceId to;
 };
+// Advice: whoever reads the prefix of that name elsewhere brings it here.
+struct CopyWanted {
+  uint64_t name;
+};
 // The creditor is gone or cannot be reached, and the KV in the loan with it. Never name the loan again.
 struct LoanLost {
   Loan loan;
@@ -129,7 +140,8 @@ struct FencedOut {
 
 class RManager {
  public:
-  using Event = std::variant<Borrowed, BorrowRefused, MoveWanted, LoanLost, RecallWanted, FencedOut>;
+  using Event =
+      std::variant<Borrowed, BorrowRefused, MoveWanted, CopyWanted, LoanLost, RecallWanted, FencedOut>;
   struct Counters {
     // As creditor: granted = repaid + lost + active.
     uint64_t granted = 0, refused = 0, repaid = 0, lost = 0, withdrawn = 0, expired = 0;
@@ -283,6 +295,7 @@ class RManager {
   void OnMove(const messages::MoveKv& move);
   Placements CurrentPlacements() const;
   void SendHeartbeat(absl::Time now);
+  void TellPrefixes(messages::Heartbeat* beat);
   void HurryHeartbeat();
 
   RManagerOptions options_;
@@ -312,6 +325,7 @@ class RManager {
   uint64_t heartbeat_seq_ = 0;
   bool full_heartbeat_ = true;
   Placements reported_;
+  std::map<uint64_t, Load::HotPrefix> reported_prefixes_;
   uint32_t reported_lendable_ = 0;
 
   uint64_t guard_recalls_ = 0, refused_ = 0, stale_ = 0, malformed_ = 0, declined_ = 0;

@@ -211,6 +211,13 @@
 // with one of the loans, as when a loan is taken home. It enters the home's cache; then each reader's table
 // flips to it between two steps, and repays.
 //
+// HOT PREFIXES. Heartbeats tell the few prefixes that most rows of the sender have attended to, by name,
+// those that it reads elsewhere and, of its own, those that more than one reads. gManager sees all rows of a
+// prefix, not those of one home alone. Where they make a copy worth its bytes (gmanager/prefix_planner.h) it
+// sends CopyPrefix to a home that reads the prefix elsewhere. That is advice: the home copies it as above, at
+// once, or drops it when nobody there reads it elsewhere any more, memory is short, or a claim stands. There
+// is no answer: the next heartbeats show it. What is not copied stays lent.
+//
 // MOVES: gManager sends MoveKv (advice) to the home. The home's engine refuses, or borrows at the named
 // destination (TryMoveKv), copies, flips its table between two steps, and reports MoveKvDone. A refused one
 // is dropped until the next plan.

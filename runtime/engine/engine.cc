@@ -157,6 +157,7 @@ const StepWork* Engine::Begin(absl::Time now) {
   Admit(now);
   FinishAdoptions(now);
   rows_ = Schedule(now);
+  if (rows_.empty()) hot_.clear();
   ReportLoad();
   if (rows_.empty()) return nullptr;
 
@@ -266,6 +267,7 @@ SampledToken Engine::SampledAt(size_t row, StepResult& result, size_t* logits_us
 
 void Engine::Commit(StepResult& result, absl::Time now) {
   size_t logit_row = 0, logits_used = 0;
+  CountPrefixRows();
   for (Row& row : rows_) {
     Sequence& s = *row.sequence;
     const bool samples = row.samples();
@@ -273,7 +275,6 @@ void Engine::Commit(StepResult& result, absl::Time now) {
     recovery_.recomputed_tokens += std::min(row.tokens, s.reached - std::min(s.reached, s.computed()));
     s.reached = std::max(s.reached, end);
     s.table.Store(row.tokens);
-    CountRowsElsewhere(s, row.tokens);
     for (BlockExport& part : row.exports) Depart(s, std::move(part));
     if (window_max_ > 0 && s.exports.empty()) {
       std::vector<LoanId> repaid;

@@ -27,6 +27,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -133,6 +134,7 @@ class Engine {
   uint64_t preemptions() const { return preemptions_; }
   uint64_t prefixes_copied() const { return prefixes_copied_; }  // from other instances, each for all readers
   uint64_t prefixes_awaited() const { return prefixes_awaited_; }  // until they were computed elsewhere
+  uint64_t copies_advised() const { return copies_advised_; }      // begun because gManager advised it
   const RecoveryStats& recovery_stats() const { return recovery_; }
   PrefixStats prefix_stats() const { return prefixes_ == nullptr ? PrefixStats{} : prefixes_->stats(); }
   // The tables of all sequences, and the cache, for whoever audits them. Null: no prefix cache.
@@ -188,7 +190,8 @@ class Engine {
   // After the holder's refusal; nullopt: it is not worth waiting for.
   std::optional<PrefixComing> StillComing(const Sequence& sequence, const BorrowRefused& refused,
                                           absl::Time now) const;
-  void CountRowsElsewhere(const Sequence& sequence, uint32_t rows);
+  // The rows of this step, for the prefixes that they attend to.
+  void CountPrefixRows();
   void BringPrefixesHome(absl::Time now);
   bool ReadHere(Sequence& sequence, absl::Time now);
 
@@ -256,7 +259,10 @@ class Engine {
   double layer_seconds_ = 0;         // of a step's own computing, on average
   RecoveryStats recovery_;
   std::map<uint64_t, uint64_t> rows_elsewhere_;  // that were sent to a prefix, by its name
-  uint64_t prefixes_copied_ = 0, prefixes_awaited_ = 0;
+  std::map<uint64_t, uint64_t> prefix_rows_;     // here or elsewhere, so far, by the prefix's name
+  std::map<uint64_t, Load::HotPrefix> hot_;      // those read most, in the last step
+  std::set<uint64_t> copies_wanted_;             // names; advice since the last step
+  uint64_t prefixes_copied_ = 0, prefixes_awaited_ = 0, copies_advised_ = 0;
 };
 
 }  // namespace lombard

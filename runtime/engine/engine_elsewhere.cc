@@ -3,8 +3,9 @@
 //
 // A sequence that reads one holds a loan of it, in whose slots its first blocks lie. The rows of all readers
 // travel in one message per layer, and the holder attends to the prefix once for them. When they have cost
-// more bytes than its KV has, one of the readers fetches the whole of it at the rate that is free beside
-// decoding. It joins the cache here then, and every reader's table flips to it before the next step.
+// more bytes than its KV has, or gManager advises it, who knows of everybody's rows, one of the readers
+// fetches the whole of it at the rate that is free beside decoding. It joins the cache here then, and every
+// reader's table flips to it before the next step.
 #include <algorithm>
 
 #include "base/check.h"
@@ -14,7 +15,13 @@
 namespace lombard {
 namespace {
 
-constexpr size_t kPrefixesRemembered = 1024;  // whose traffic is counted; then the count starts anew
+constexpr size_t kPrefixesRemembered = 1024;  // whose rows are counted; then the count starts anew
+constexpr size_t kPrefixesTold = 8;           // to gManager; a guess
+
+uint64_t Count(uint64_t name, uint64_t rows, std::map<uint64_t, uint64_t>* counts) {
+  if (counts->size() >= kPrefixesRemembered && !counts->contains(name)) counts->clear();
+  return (*counts)[name] += rows;
+}
 
 }  // namespace
 
@@ -58,13 +65,33 @@ std::optional<PrefixComing> Engine::StillComing(const Sequence& s, const BorrowR
   return now < coming.since + options_.prefix_patience ? std::optional(coming) : std::nullopt;
 }
 
-void Engine::CountRowsElsewhere(const Sequence& s, uint32_t rows) {
-  if (!s.elsewhere.has_value()) return;
-  if (rows_elsewhere_.size() >= kPrefixesRemembered) rows_elsewhere_.clear();
-  rows_elsewhere_[s.elsewhere->name] += rows;
+void Engine::CountPrefixRows() {
+  if (prefixes_ == nullptr || !options_.lending) return;
+  hot_.clear();
+  const auto add = [&](uint64_t name, uint32_t blocks, bool here, uint32_t rows) {
+    Load::HotPrefix& prefix = hot_[name];
+    prefix = {blocks, prefix.readers + 1, Count(name, rows, &prefix_rows_), prefix.here || here};
+  };
+  for (const Row& row : rows_) {
+    const Sequence& s = *row.sequence;
+    if (s.elsewhere.has_value()) {
+      Count(s.elsewhere->name, row.tokens, &rows_elsewhere_);
+      add(s.elsewhere->name, s.elsewhere->blocks, /*here=*/false, row.tokens);
+    } else if (s.reader.has_value()) {
+      for (const PrefixNodeView& node : prefixes_->Path(*s.reader)) {
+        const auto end = node.first_block + static_cast<uint32_t>(node.blocks.size());
+        if (node.readers > 1) add(node.hash, end, /*here=*/true, row.tokens);
+      }
+    }
+  }
+  while (hot_.size() > kPrefixesTold) {
+    hot_.erase(std::min_element(hot_.begin(), hot_.end(),
+                                [](const auto& a, const auto& b) { return a.second.rows < b.second.rows; }));
+  }
 }
 
 void Engine::BringPrefixesHome(absl::Time now) {
+  const std::set<uint64_t> wanted = std::exchange(copies_wanted_, {});
   if (prefixes_ == nullptr) return;
   struct Readers {
     Sequence* longest = nullptr;  // that has most tokens to go
@@ -97,8 +124,10 @@ void Engine::BringPrefixesHome(absl::Time now) {
       continue;
     const PrefixElsewhere& prefix = *all.longest->elsewhere;
     const double keys = static_cast<double>(prefix.blocks) * options_.block_tokens;
-    if (!CopyPays(static_cast<double>(rows_elsewhere_[name]), model_.row_keys, keys)) continue;
-    if (pool_->free_count() > prefix.blocks) TakeHome(prefix.loan, absl::InfiniteFuture(), now);
+    const bool pays = CopyPays(static_cast<double>(rows_elsewhere_[name]), model_.row_keys, keys);
+    if ((!pays && !wanted.contains(name)) || pool_->free_count() <= prefix.blocks) continue;
+    copies_advised_ += !pays;
+    TakeHome(prefix.loan, absl::InfiniteFuture(), now);
   }
 }
 

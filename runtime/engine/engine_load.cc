@@ -37,6 +37,7 @@ void Engine::MeasureRates(const StepReport& report) {
 
 void Engine::ReportLoad() {
   Load load = rates_;
+  load.prefixes = hot_;
   const auto consider = [&](const Sequence& s) {
     if (!load.oldest.has_value() || s.id() < *load.oldest) load.oldest = s.id();
     if (!s.blocked_since.has_value()) return;

@@ -217,6 +217,8 @@ void Engine::HandleEvent(const RManager::Event& event, absl::Time now) {
     } else {
       rmanager_->RefuseMove(wanted->plan_id);
     }
+  } else if (const auto* copy = std::get_if<CopyWanted>(&event)) {
+    copies_wanted_.insert(copy->name);
   } else if (const auto* recall = std::get_if<RecallWanted>(&event)) {
     GiveBack(*recall, now);
   } else if (const auto* lost = std::get_if<LoanLost>(&event)) {

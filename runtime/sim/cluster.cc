@@ -48,15 +48,17 @@ std::vector<Router::Instance> RouterInstances(const Scenario& scenario) {
 }
 
 GManagerOptions ManagerOptions(const Scenario& scenario) {
-  return {
-      .instances = static_cast<int>(scenario.pools.size()),
-      .expected = scenario.expected,
-      .kv_blocks = FirstPools(scenario),
-      .plan = {.block_tokens = scenario.block_tokens, .request_blocks_min = 3},
-      .cost = {.layers = 4, .profile = {.weights_seconds = 4e-4, .row_seconds = 1e-6, .token_seconds = 1e-5}},
-      .dead_after = kDeadAfter,
-      .join_wait = kJoinWait,
-      .bug = scenario.bug};
+  return {.instances = static_cast<int>(scenario.pools.size()),
+          .expected = scenario.expected,
+          .kv_blocks = FirstPools(scenario),
+          .plan = {.block_tokens = scenario.block_tokens, .request_blocks_min = 3},
+          .cost = {.layers = 4,
+                   .wire = {.query_bytes = scenario.row_keys},
+                   .kv_bytes = 1,
+                   .profile = {.weights_seconds = 4e-4, .row_seconds = 1e-6, .token_seconds = 1e-5}},
+          .dead_after = kDeadAfter,
+          .join_wait = kJoinWait,
+          .bug = scenario.bug};
 }
 
 }  // namespace
@@ -172,7 +174,7 @@ void ClusterSim::StartProcess(int rank, Incarnation incarnation, uint64_t number
                                            .eos_token_ids = {},
                                            .fingerprint = 1,
                                            .kv_format = "symbolic",
-                                           .row_keys = 2},
+                                           .row_keys = scenario_.row_keys},
                                tokenizer_.get(), process->pool.get(), process->rmanager.get(), machine);
   process->instance =
       std::make_unique<Instance>(incarnation, /*front_door=*/0, process->pool.get(), process->rmanager.get(),
@@ -196,6 +198,7 @@ void ClusterSim::EndProcess(int rank) {
       stats_.lost += c.lost, stats_.guard_recalls += c.guard_recalls, stats_.prefixes += c.prefixes_granted;
   stats_.copied += process->engine->prefixes_copied();
   stats_.awaited += process->engine->prefixes_awaited();
+  stats_.copies_advised += process->engine->copies_advised();
   stats_.fenced += process->instance->fenced_count(), stats_.preemptions += process->engine->preemptions();
   stats_.adopted_tokens += process->engine->recovery_stats().adopted_tokens;
   loans_.CreditorGone(*process->rmanager);

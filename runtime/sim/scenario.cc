@@ -134,9 +134,36 @@ void DrawMembership(SimRandom random, Scenario* s) {
                    [](const Fault& a, const Fault& b) { return a.at < b.at; });
 }
 
+// One beginning that nearly everybody reads, most at one instance, and copies that are dear.
+Scenario DrawHotScenario(uint64_t seed) {
+  SimRandom random(seed);
+  Scenario s{.seed = seed, .row_keys = 0.25};
+  for (uint32_t size = random.Between(2, 5); size > 0; --size)
+    s.pools.push_back(random.Between(16, kPoolMax));
+  s.guard = random.Chance(0.5) ? 0.05 : 1;
+  s.step_max = absl::Milliseconds(random.Between(2, 20));
+  s.length = absl::Seconds(random.Between(3, 6));
+  std::vector<int32_t> head(s.block_tokens * random.Between(2, 8));
+  for (int32_t& token : head) token = static_cast<int32_t>(random.Below(kVocabulary));
+  for (uint64_t number = random.Between(20, 60); number > 0; --number) {
+    SimRequest request{.number = number,
+                       .arrival = At(random.Between(absl::ZeroDuration(), s.length * 0.8)),
+                       .max_tokens = random.Between(1, 60)};
+    if (random.Chance(0.9)) request.prompt = head;
+    for (uint32_t own = random.Between(1, 8); own > 0; --own)
+      request.prompt.push_back(static_cast<int32_t>(random.Below(kVocabulary)));
+    request.home = random.Chance(0.6) ? 0 : static_cast<int>(random.Below(s.pools.size()));
+    s.requests.push_back(std::move(request));
+  }
+  if (random.Chance(0.5)) DrawFaults(random, &s);
+  DrawMembership(SimRandom(seed ^ 0x301d), &s);
+  return s;
+}
+
 }  // namespace
 
 Scenario DrawScenario(uint64_t seed) {
+  if (seed % 16 == 15) return DrawHotScenario(seed);
   SimRandom random(seed);
   Scenario s{.seed = seed};
   const uint32_t kind = random.Between(1, 100);

@@ -47,6 +47,7 @@ struct Scenario {
   uint32_t block_tokens = 4;
   double reserve = 0.05, lent_max = 0.8, guard = 0.05;
   bool prefix_cache = true;
+  double row_keys = 2;  // what a row attended elsewhere costs, in keys' bytes
   double duplicate = 0;
   absl::Duration step_max = absl::Milliseconds(20);
   absl::Duration recall_after = absl::Milliseconds(250);

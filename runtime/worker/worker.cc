@@ -160,6 +160,8 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerSettings& set
     gmanager.cost.layers = static_cast<uint32_t>(config.layers);
     gmanager.cost.wire = {.query_bytes = row * DTypeBytes(config.dtype),
                           .state_bytes = row * 4 + config.q_heads * 8};
+    gmanager.cost.kv_bytes =
+        2.0 * layout.kv_heads * layout.head_dim * static_cast<double>(DTypeBytes(layout.dtype));
     worker->gmanager_ = std::make_unique<GManager>(gmanager);
   }
   return worker;

@@ -33,7 +33,10 @@ void StepEngine(RManager& manager, uint64_t draw, absl::Time now) {
       manager.CancelBorrow(draw % 8, now);
       break;
     case 3:
-      manager.SetLoad({.batch = 1, .oldest_blocked = Load::Blocked{request, 3, now}, .oldest = request});
+      manager.SetLoad({.batch = 1,
+                       .oldest_blocked = Load::Blocked{request, 3, now},
+                       .oldest = request,
+                       .prefixes = {{draw % 8, {2, 1, draw, draw % 2 == 0}}}});
       break;
     default:
       manager.Tick(now);

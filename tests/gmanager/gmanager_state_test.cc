@@ -18,7 +18,10 @@ class GManagerTest : public testing::Test {
     return {.instances = 3,
             .incarnation = Incarnation{4},
             .plan = {.block_tokens = 20, .keep_local = 0, .moves_max = 4},
-            .cost = {.layers = 40, .profile = {.weights_seconds = 396e-6, .token_seconds = 12.8e-9}},
+            .cost = {.layers = 40,
+                     .wire = {.query_bytes = 1, .state_bytes = 1},
+                     .kv_bytes = 2,
+                     .profile = {.weights_seconds = 396e-6, .token_seconds = 12.8e-9}},
             .plan_period = absl::Milliseconds(200),
             .claim_after = absl::Milliseconds(250),
             .dead_after = absl::Seconds(5),
@@ -336,6 +339,58 @@ TEST_F(AdviceTest, NobodyIsAdvisedToMoveWhileAClaimStands) {
   SetBlocked(blocked, 1, 1, 1000000);
   Send(2, blocked);
   EXPECT_THAT(TickAfter(absl::Milliseconds(200)), IsEmpty());
+}
+
+// 10 blocks of 20 keys: a copy is worth 200 rows.
+class CopyAdviceTest : public GManagerTest {
+ protected:
+  CopyAdviceTest() { manager_.Tick(now_); }
+  void Tell(int from, uint64_t seq, uint32_t blocks, uint32_t readers, uint64_t rows, bool here) {
+    ControlMessage beat = Beat(from, seq);
+    messages::HotPrefix& prefix = *beat.mutable_heartbeat()->add_prefixes();
+    prefix.set_name(7), prefix.set_blocks(blocks), prefix.set_readers(readers), prefix.set_rows(rows);
+    prefix.set_here(here);
+    Send(from, beat);
+  }
+  std::vector<Outgoing> NextPlan() {
+    now_ += absl::Milliseconds(200);
+    manager_.Tick(now_);
+    return manager_.TakeOutgoing();
+  }
+};
+
+TEST_F(CopyAdviceTest, AHotPrefixIsToBeCopiedWhereItIsReadElsewhere) {
+  Tell(0, 1, 10, 3, 390, true);
+  Tell(1, 1, 10, 1, 9, false);
+  EXPECT_THAT(NextPlan(), IsEmpty()) << "399 of 400 rows";
+  Tell(1, 2, 10, 1, 10, false);
+  std::vector<Outgoing> advice = NextPlan();
+  ASSERT_THAT(advice, SizeIs(1));
+  EXPECT_EQ(advice[0].to, 1);
+  EXPECT_EQ(advice[0].message.copy_prefix().name(), 7);
+  Tell(1, 3, 10, 1, 1000, false);
+  EXPECT_THAT(NextPlan(), IsEmpty()) << "it is under way";
+  Tell(2, 1, 10, 2, 0, false);
+  advice = NextPlan();
+  ASSERT_THAT(advice, SizeIs(1)) << "1390 rows would do for four that have it";
+  EXPECT_EQ(advice[0].to, 2);
+  EXPECT_EQ(manager_.counters().copies_advised, 2);
+}
+
+TEST_F(CopyAdviceTest, OneThatIsReadNoMoreIsForgotten) {
+  Tell(0, 1, 10, 3, 1000, true);
+  Tell(1, 1, 10, 1, 10, false);
+  Tell(1, 2, 0, 0, 0, false);
+  EXPECT_THAT(NextPlan(), IsEmpty());
+}
+
+TEST_F(CopyAdviceTest, NobodyIsAdvisedToCopyWhileAClaimStands) {
+  Tell(0, 1, 10, 3, 1000, true);
+  Tell(1, 1, 10, 1, 10, false);
+  ControlMessage blocked = Beat(2, 1);
+  SetBlocked(blocked, 1, 1, 1000000);
+  Send(2, blocked);
+  EXPECT_THAT(NextPlan(), IsEmpty());
 }
 
 TEST_F(GManagerTest, MalformedMessagesAreCountedAndDropped) {

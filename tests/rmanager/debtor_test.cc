@@ -544,6 +544,28 @@ TEST_F(HeartbeatTest, TheFirstIsFullThenOnlyChangesFollow) {
   EXPECT_EQ(beat.placements(1).blocks(), 0) << "gone";
 }
 
+TEST_F(HeartbeatTest, OfHotPrefixesOnlyChangesFollowToo) {
+  manager_.SetLoad({.prefixes = {{7, {.blocks = 9, .readers = 2, .rows = 100, .here = true}},
+                                 {8, {.blocks = 3, .readers = 1, .rows = 5}}}});
+  messages::Heartbeat beat = Beat();
+  ASSERT_THAT(beat.prefixes(), SizeIs(2));
+  EXPECT_EQ(beat.prefixes(0).name(), 7);
+  EXPECT_EQ(beat.prefixes(0).blocks(), 9);
+  EXPECT_EQ(beat.prefixes(0).readers(), 2);
+  EXPECT_EQ(beat.prefixes(0).rows(), 100);
+  EXPECT_TRUE(beat.prefixes(0).here());
+  EXPECT_FALSE(beat.prefixes(1).here());
+  EXPECT_THAT(Beat().prefixes(), IsEmpty());
+  manager_.SetLoad({.prefixes = {{7, {.blocks = 9, .readers = 2, .rows = 101, .here = true}}}});
+  beat = Beat();
+  ASSERT_THAT(beat.prefixes(), SizeIs(2));
+  EXPECT_EQ(beat.prefixes(0).rows(), 101);
+  EXPECT_EQ(beat.prefixes(1).name(), 8);
+  EXPECT_EQ(beat.prefixes(1).blocks(), 0) << "gone";
+  manager_.SetLoad({});
+  EXPECT_THAT(Beat().prefixes(), SizeIs(1));
+}
+
 TEST_F(HeartbeatTest, BorrowedBlocksAreReportedAndAFullDumpComesWhenAsked) {
   Beat();
   BorrowForty();

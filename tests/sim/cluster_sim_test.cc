@@ -32,7 +32,7 @@ TEST(ClusterSim, SeedsHold) {
     sum.fenced += sim.stats().fenced, sum.replayed += sim.stats().replayed;
     sum.preemptions += sim.stats().preemptions, sum.adopted_tokens += sim.stats().adopted_tokens;
     sum.prefixes += sim.stats().prefixes, sum.copied += sim.stats().copied;
-    sum.awaited += sim.stats().awaited;
+    sum.awaited += sim.stats().awaited, sum.copies_advised += sim.stats().copies_advised;
     sum.joined += sim.stats().joined, sum.left += sim.stats().left;
     sum.handed_back += sim.stats().handed_back;
   }
@@ -50,6 +50,7 @@ TEST(ClusterSim, SeedsHold) {
   EXPECT_GT(sum.prefixes, 0);
   EXPECT_GT(sum.copied, 0);
   EXPECT_GT(sum.awaited, 0);
+  EXPECT_GT(sum.copies_advised, 0);
   EXPECT_GT(sum.joined, 0);
   EXPECT_GT(sum.left, 0);
   EXPECT_GT(sum.handed_back, 0);
@@ -114,7 +115,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Planted{PlantedBug::kUseRepaid, "UseRepaid", {40000, 20}},
                     Planted{PlantedBug::kUseLoansOfLost, "UseLoansOfLost", {30000, 20}},
                     Planted{PlantedBug::kKeepParts, "KeepParts", {0, 20}},
-                    Planted{PlantedBug::kForgetRepay, "ForgetRepay", {40000, 40}},
+                    Planted{PlantedBug::kForgetRepay, "ForgetRepay", {20020, 40}},
                     Planted{PlantedBug::kDoubleGrant, "DoubleGrant", {30000, 20}},
                     Planted{PlantedBug::kForgetEpoch, "ForgetEpoch", {30050, 10}},
                     Planted{PlantedBug::kNoExpiry, "NoExpiry", {80, 20}},

@@ -79,6 +79,72 @@ TEST_F(PrefixElsewhereTest, ALongerBeginningIsNotAwaited) {
   EXPECT_GT(At(kReader).rows, 0u);
 }
 
+class CopyTest : public TwoEngines {
+ protected:
+  CopyTest() : TwoEngines(100, /*copy=*/true) {
+    const RequestId first = Submit(kHolder);
+    Submit(kHolder);
+    while (At(kHolder).engine.running_count() < 2 || At(kHolder).plan.shared.empty()) Step(kHolder);
+    At(kHolder).engine.Cancel(first, now_);
+    Submit(kReader, kHolder);
+    while (At(kReader).rows < 4) Step(kReader);
+  }
+  // Of the rank, as gManager is told: all that it has been told before, and what has changed.
+  std::map<uint64_t, messages::HotPrefix> Told(uint32_t rank) {
+    Pass(absl::Seconds(1));
+    Step(rank);
+    for (const messages::HotPrefix& prefix : At(rank).heartbeat.prefixes()) {
+      told_[rank][prefix.name()] = prefix;
+      if (prefix.blocks() == 0) told_[rank].erase(prefix.name());
+    }
+    return told_[rank];
+  }
+  void Advise(uint64_t name) {
+    messages::ControlMessage advice;
+    advice.set_incarnation(1);
+    advice.mutable_copy_prefix()->set_name(name);
+    At(kReader).rmanager.Handle(0, advice, now_);
+  }
+
+  std::map<uint64_t, messages::HotPrefix> told_[2];
+};
+
+TEST_F(CopyTest, FewRowsDoNotPayForACopy) {
+  for (int i = 0; i < 30; ++i) Step(kReader);
+  EXPECT_TRUE(At(kReader).engine.idle());
+  EXPECT_EQ(At(kReader).rows, 3 + 19u);  // of the 40 that are worth one
+  EXPECT_EQ(At(kReader).engine.prefixes_copied(), 0u);
+}
+
+TEST_F(CopyTest, WhatTheManagerAdvisesIsCopiedAtOnceAndWhole) {
+  const auto told = Told(kReader);
+  ASSERT_EQ(told.size(), 1u);
+  const auto& [name, prefix] = *told.begin();
+  EXPECT_EQ(prefix.blocks(), kHead / kBlock);
+  EXPECT_EQ(prefix.readers(), 1u);
+  EXPECT_GE(prefix.rows(), 3u);
+  EXPECT_FALSE(prefix.here());
+  const auto here = Told(kHolder);  // its request and the loan read the same
+  ASSERT_TRUE(here.contains(name));
+  EXPECT_TRUE(here.at(name).here());
+  EXPECT_GT(here.at(name).rows(), 0u);
+
+  Advise(name + 1);  // nobody reads that
+  for (int i = 0; i < 3; ++i) Step(kReader);
+  EXPECT_EQ(At(kReader).engine.copies_advised(), 0u);
+  Advise(name);
+  while (At(kReader).engine.prefixes_copied() == 0 && !At(kReader).engine.idle()) Step(kReader);
+  EXPECT_EQ(At(kReader).engine.copies_advised(), 1u);
+  EXPECT_EQ(At(kReader).engine.prefixes_copied(), 1u);
+  EXPECT_FALSE(At(kReader).engine.idle());
+  Submit(kReader);
+  Step(kReader), Step(kReader);
+  const auto after = Told(kReader);
+  ASSERT_TRUE(after.contains(name));
+  EXPECT_TRUE(after.at(name).here());
+  EXPECT_EQ(after.at(name).readers(), 2u);
+}
+
 class ShortOfMemoryTest : public TwoEngines {
  protected:
   ShortOfMemoryTest() : TwoEngines(kHead / kBlock + 8) {}

@@ -47,14 +47,14 @@ class TwoEngines : public testing::Test {
  protected:
   static constexpr uint32_t kHolder = 0, kReader = 1;
 
-  explicit TwoEngines(uint32_t holder_blocks = 100) {
+  explicit TwoEngines(uint32_t holder_blocks = 100, bool copy = false) {
     EngineOptions options{.block_tokens = kBlock,
                           .max_batch_tokens = 2 * kBlock,  // a prefix takes several steps
                           .max_model_len = 1000,
                           .cluster_blocks = 200,
                           .sharing = SharingCost::OfReading(1),
                           .remote_prefix_min = kBlock,
-                          .copy_prefixes = false};
+                          .copy_prefixes = copy};
     auto tokenizer = Tokenizer::Load("tests/data/tiny");
     EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
     tokenizer_ = *std::move(tokenizer);
