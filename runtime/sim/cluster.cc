@@ -431,6 +431,7 @@ absl::Status ClusterSim::CheckProcess(const Process& process) const {
       RETURN_IF_ERROR(loans_.CheckInUse(loan, creditor == nullptr ? nullptr : creditor->rmanager.get()));
       RETURN_IF_ERROR(process.audit.CheckInUse(loan));
     }
+    RETURN_IF_ERROR(CheckCache(process));
     return CheckKv(process);
   };
   return Annotate(check(), absl::StrCat("rank ", process.rank));
@@ -467,6 +468,34 @@ absl::Status ClusterSim::CheckKv(const Process& process) const {
                                                 ", where the table says"));
       }
     }
+  }
+  return absl::OkStatus();
+}
+
+// What the cache has, computed here or copied from elsewhere, is the KV of its tokens under one of the salts.
+absl::Status ClusterSim::CheckCache(const Process& process) const {
+  if (process.engine->prefixes() == nullptr) return absl::OkStatus();
+  std::map<PrefixNodeId, Cell> ends;
+  for (const PrefixNodeView& node : process.engine->prefixes()->Nodes()) {  // parents before children
+    const auto cell = [&](size_t i) {
+      return process.machine->Look(node.blocks[i / scenario_.block_tokens])[i % scenario_.block_tokens];
+    };
+    std::vector<Cell> before;
+    if (node.parent != PrefixNodeId{}) {
+      before = {ends.at(node.parent)};
+    } else {
+      for (const SimRequest& request : scenario_.requests) before.push_back(requests_.OriginOf(request.salt));
+    }
+    const bool begins = std::any_of(before.begin(), before.end(), [&](Cell origin) {
+      return NextCell(origin, node.token_ids[0]) == cell(0);
+    });
+    bool goes_on = begins;
+    for (size_t i = 1; i < node.token_ids.size() && goes_on; ++i)
+      goes_on = NextCell(cell(i - 1), node.token_ids[i]) == cell(i);
+    if (!goes_on)
+      return absl::InternalError(
+          absl::StrCat("the cache has other KV than that of its tokens at block ", node.first_block));
+    ends[node.id] = cell(node.token_ids.size() - 1);
   }
   return absl::OkStatus();
 }

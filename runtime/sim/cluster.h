@@ -98,6 +98,7 @@ class ClusterSim {
   // Of one worker, before or after a step of it.
   absl::Status CheckProcess(const Process& process) const;
   absl::Status CheckKv(const Process& process) const;
+  absl::Status CheckCache(const Process& process) const;
   absl::Status CheckDraining(const Process& process) const;
   absl::Status CheckSettled() const;
   std::string DescribeOpen() const;

@@ -24,12 +24,18 @@ bool Agree(const LoanSlots& at_creditor, const Loan& at_debtor) {
 
 // -------------------------------------------------------------------------------------------- requests
 
+Cell RequestOracle::OriginOf(absl::string_view salt) {
+  Cell origin = 0;
+  for (const char c : salt) origin = NextCell(origin, c);
+  return origin;
+}
+
 void RequestOracle::Add(const RequestId& id, const SimRequest& asked) {
   Request& request = requests_[id];
   request.prompt_size = static_cast<uint32_t>(asked.prompt.size());
   request.tokens = asked.prompt;
   request.max_tokens = asked.max_tokens;
-  for (const char c : asked.salt) request.origin = NextCell(request.origin, c);
+  request.origin = OriginOf(asked.salt);
 }
 
 absl::Status RequestOracle::Given(const RequestId& id, const Sampler& home) {

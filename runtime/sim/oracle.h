@@ -30,6 +30,7 @@ class RequestOracle {
   // Of the context as that process must see it; 0: it was never given the request, or not so long.
   Cell CellOf(const RequestId& id, const Sampler& at, uint32_t position) const;
   // Before the first token: a salt's own, so that KV of another salt is foreign.
+  static Cell OriginOf(absl::string_view salt);
   Cell OriginOf(const RequestId& id) const { return requests_.at(id).origin; }
   bool AllDone() const;
   std::string DescribeOpen() const;
