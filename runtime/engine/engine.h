@@ -171,15 +171,14 @@ class Engine {
   // Takes what several sequences of `plan` read out of their spans into shared ones.
   void ShareSpans(AttentionPlan* plan) const;
   void ShareFullBlocks(Sequence& sequence, absl::Time now);
-  // If all of it is here.
-  void StartSharing(Sequence& sequence, absl::Time now);
+  void ShareBlocks(Sequence& sequence, uint32_t count, absl::Time now);  // the first ones
+  // The first blocks, and, if all of it is here, what follows. False: not even those are here.
+  bool StartSharing(Sequence& sequence, uint32_t first, absl::Time now);
   void StopSharing(Sequence& sequence);
   // Its first blocks, as far as others read them too: they stay, since nothing would be free without them.
+  // With a prefix that it reads elsewhere, which comes home whole or not at all.
   uint32_t SharedBlocks(const Sequence& sequence) const;
-  // Full blocks that are its alone, here.
-  uint32_t PrivateBlocks(const Sequence& sequence) const {
-    return sequence.table.full_blocks() - SharedBlocks(sequence);
-  }
+  uint32_t PrivateBlocks(const Sequence& sequence) const;  // full ones that are its alone, here
   void LeavePrefix(Sequence& sequence, absl::Time now);
 
   // engine_elsewhere.cc
@@ -190,6 +189,7 @@ class Engine {
   // After the holder's refusal; nullopt: it is not worth waiting for.
   std::optional<PrefixComing> StillComing(const Sequence& sequence, const BorrowRefused& refused,
                                           absl::Time now) const;
+  static bool ReadsElsewhere(const Sequence& sequence);
   // The rows of this step, for the prefixes that they attend to.
   void CountPrefixRows();
   void BringPrefixesHome(absl::Time now);

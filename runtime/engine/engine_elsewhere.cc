@@ -65,6 +65,10 @@ std::optional<PrefixComing> Engine::StillComing(const Sequence& s, const BorrowR
   return now < coming.since + options_.prefix_patience ? std::optional(coming) : std::nullopt;
 }
 
+bool Engine::ReadsElsewhere(const Sequence& s) {
+  return s.elsewhere.has_value() && s.table.HasLoan(s.elsewhere->loan) && s.table.first_block() == 0;
+}
+
 void Engine::CountPrefixRows() {
   if (prefixes_ == nullptr || !options_.lending) return;
   hot_.clear();
@@ -105,8 +109,7 @@ void Engine::BringPrefixesHome(absl::Time now) {
     const PrefixElsewhere prefix = *s.elsewhere;
     if (!s.table.HasLoan(prefix.loan)) {  // lost, or all of it has come
       s.elsewhere.reset();
-      StartSharing(s, now);
-      prefixes_copied_ += s.shares;
+      prefixes_copied_ += StartSharing(s, prefix.blocks, now);
       rows_elsewhere_.erase(prefix.name);
       continue;
     }
@@ -142,7 +145,7 @@ bool Engine::ReadHere(Sequence& s, absl::Time now) {
   s.table.BringHome(prefix.loan, match.blocks);
   rmanager_->Repay(prefix.loan, now);
   s.elsewhere.reset();
-  StartSharing(s, now);
+  StartSharing(s, prefix.blocks, now);
   return true;
 }
 

@@ -104,11 +104,14 @@ void Engine::ShareSpans(AttentionPlan* plan) const {
 }
 
 void Engine::ShareFullBlocks(Sequence& s, absl::Time now) {
-  if (!s.shares) return;
-  const uint32_t have = prefixes_->BlocksRead(*s.reader), full = s.computed() / options_.block_tokens;
-  if (full <= have) return;
+  if (s.shares) ShareBlocks(s, s.computed() / options_.block_tokens, now);
+}
+
+void Engine::ShareBlocks(Sequence& s, uint32_t count, absl::Time now) {
+  const uint32_t have = prefixes_->BlocksRead(*s.reader);
+  if (count <= have) return;
   std::vector<BlockId> blocks;
-  for (uint32_t block = have; block < full; ++block) blocks.push_back(s.table.LocalBlock(block));
+  for (uint32_t block = have; block < count; ++block) blocks.push_back(s.table.LocalBlock(block));
   const auto tokens = absl::MakeConstSpan(s.tokens).subspan(size_t{have} * options_.block_tokens,
                                                             blocks.size() * options_.block_tokens);
   for (const PrefixTree::Duplicate& twin : prefixes_->Extend(*s.reader, tokens, blocks, now)) {
@@ -118,12 +121,16 @@ void Engine::ShareFullBlocks(Sequence& s, absl::Time now) {
   }
 }
 
-void Engine::StartSharing(Sequence& s, absl::Time now) {
+bool Engine::StartSharing(Sequence& s, uint32_t first, absl::Time now) {
   const BlockTable& table = s.table;
-  if (s.shares || table.first_block() > 0 || !table.loans().empty() || table.missing_blocks() > 0) return;
+  if (table.first_block() > 0) return false;
+  for (uint32_t block = 0; block < first; ++block) {
+    if (table.place(block).state != BlockPlace::State::kFull) return false;
+  }
   if (!s.reader.has_value()) s.reader = prefixes_->Pin(prefixes_->Match(s.request.cache_salt, {}), 0, now);
-  s.shares = true;
-  ShareFullBlocks(s, now);
+  s.shares = table.loans().empty() && table.missing_blocks() == 0;
+  s.shares ? ShareFullBlocks(s, now) : ShareBlocks(s, first, now);
+  return true;
 }
 
 void Engine::StopSharing(Sequence& s) {
@@ -132,8 +139,15 @@ void Engine::StopSharing(Sequence& s) {
 }
 
 uint32_t Engine::SharedBlocks(const Sequence& s) const {
+  if (ReadsElsewhere(s)) return s.elsewhere->blocks;
   if (!s.reader.has_value()) return 0;
   return s.shares ? prefixes_->BlocksAfterWithdraw(*s.reader) : prefixes_->BlocksRead(*s.reader);
+}
+
+uint32_t Engine::PrivateBlocks(const Sequence& s) const {
+  // Of a prefix that comes home, those that are here.
+  const uint32_t away = ReadsElsewhere(s) ? s.table.loan(s.elsewhere->loan).blocks : 0;
+  return s.table.full_blocks() - (SharedBlocks(s) - away);
 }
 
 void Engine::LeavePrefix(Sequence& s, absl::Time now) {

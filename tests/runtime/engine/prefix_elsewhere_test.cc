@@ -86,7 +86,7 @@ class CopyTest : public TwoEngines {
     Submit(kHolder);
     while (At(kHolder).engine.running_count() < 2 || At(kHolder).plan.shared.empty()) Step(kHolder);
     At(kHolder).engine.Cancel(first, now_);
-    Submit(kReader, kHolder);
+    reader_ = Submit(kReader, kHolder);
     while (At(kReader).rows < 4) Step(kReader);
   }
   // Of the rank, as gManager is told: all that it has been told before, and what has changed.
@@ -106,6 +106,7 @@ class CopyTest : public TwoEngines {
     At(kReader).rmanager.Handle(0, advice, now_);
   }
 
+  RequestId reader_;
   std::map<uint64_t, messages::HotPrefix> told_[2];
 };
 
@@ -143,6 +144,23 @@ TEST_F(CopyTest, WhatTheManagerAdvisesIsCopiedAtOnceAndWhole) {
   ASSERT_TRUE(after.contains(name));
   EXPECT_TRUE(after.at(name).here());
   EXPECT_EQ(after.at(name).readers(), 2u);
+}
+
+TEST_F(CopyTest, IsSharedEvenIfItsReaderHasLentWhatFollows) {
+  const BlockTable& table = TableOf(kReader, reader_);
+  while (table.full_blocks() < 2) Step(kReader);
+  AdviseMove(kReader, reader_, 4, kHolder);
+  for (int i = 0; i < 3; ++i) Step(kReader);
+  ASSERT_GT(table.lent_blocks(), kHead / kBlock);
+  Advise(Told(kReader).begin()->first);
+  while (At(kReader).engine.prefixes_copied() == 0 && !At(kReader).engine.idle()) Step(kReader);
+  ASSERT_FALSE(At(kReader).engine.idle());
+  EXPECT_EQ(table.place(0).state, BlockPlace::State::kFull);
+  EXPECT_EQ(table.place(kHead / kBlock).state, BlockPlace::State::kLent);
+  const uint64_t before = At(kReader).engine.prefix_stats().hit_tokens;
+  Submit(kReader);
+  Step(kReader);
+  EXPECT_EQ(At(kReader).engine.prefix_stats().hit_tokens, before + kHead);
 }
 
 class ShortOfMemoryTest : public TwoEngines {

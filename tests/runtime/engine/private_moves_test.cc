@@ -16,24 +16,8 @@ class PrivateMovesTest : public TwoEngines {
     second_ = Submit(kHolder);
     while (Table(first_).full_blocks() < kHeadBlocks + 3) Step(kHolder);
   }
-  // As gManager would.
-  void Advise(RequestId request, uint32_t blocks) {
-    messages::ControlMessage advice;
-    advice.set_incarnation(1);
-    advice.mutable_move_kv()->set_plan_id(next_plan_++);
-    advice.mutable_move_kv()->mutable_request()->set_arrival_us(request.arrival_us);
-    advice.mutable_move_kv()->mutable_request()->set_number(request.number);
-    advice.mutable_move_kv()->set_blocks(blocks);
-    advice.mutable_move_kv()->set_to(kReader);
-    At(kHolder).rmanager.Handle(0, advice, now_);
-  }
-  const BlockTable& Table(RequestId request) {
-    for (const auto& [id, table] : At(kHolder).engine.tables()) {
-      if (id == request) return *table;
-    }
-    static const BlockTable none(kBlock);
-    return none;
-  }
+  void Advise(RequestId request, uint32_t blocks) { AdviseMove(kHolder, request, blocks, kReader); }
+  const BlockTable& Table(RequestId request) { return TableOf(kHolder, request); }
   // Of the request at home, as the planner is told.
   uint32_t Movable(RequestId request) {
     Step(kHolder);  // tells its manager
@@ -47,7 +31,6 @@ class PrivateMovesTest : public TwoEngines {
   BlockPlace::State StateOf(RequestId request, uint32_t block) { return Table(request).place(block).state; }
 
   RequestId first_, second_;
-  uint64_t next_plan_ = 1;
 };
 
 using State = BlockPlace::State;

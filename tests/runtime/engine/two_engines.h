@@ -106,12 +106,30 @@ class TwoEngines : public testing::Test {
       }
     }
   }
+  // As gManager would.
+  void AdviseMove(uint32_t home, RequestId request, uint32_t blocks, uint32_t to) {
+    messages::ControlMessage advice;
+    advice.set_incarnation(1);
+    advice.mutable_move_kv()->set_plan_id(next_plan_++);
+    advice.mutable_move_kv()->mutable_request()->set_arrival_us(request.arrival_us);
+    advice.mutable_move_kv()->mutable_request()->set_number(request.number);
+    advice.mutable_move_kv()->set_blocks(blocks);
+    advice.mutable_move_kv()->set_to(to);
+    At(home).rmanager.Handle(0, advice, now_);
+  }
+  const BlockTable& TableOf(uint32_t rank, RequestId request) {
+    for (const auto& [id, table] : At(rank).engine.tables()) {
+      if (id == request) return *table;
+    }
+    static const BlockTable none(kBlock);
+    return none;
+  }
   void Pass(absl::Duration time) { now_ += time; }
   Rank& At(uint32_t rank) { return *ranks_[rank]; }
   uint64_t Granted() { return At(kHolder).rmanager.counters().prefixes_granted; }
 
   absl::Time now_ = absl::UnixEpoch() + absl::Hours(1);
-  uint64_t next_ = 1;
+  uint64_t next_ = 1, next_plan_ = 1;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::vector<std::unique_ptr<Rank>> ranks_;
 };
