@@ -10,14 +10,12 @@ AnnouncedService::Decision AnnouncedService::OnAnnouncement(const Announcement& 
     if (!holds(announcement.items[i])) return {AnnouncementAnswer::kRefused, static_cast<uint32_t>(i)};
   if (!pair_open || !lane_.OnAsked(announcement.exchange)) return {AnnouncementAnswer::kBusy};
   serving_ = true;
-  for (const QueryItem& item : announcement.items) loans_.insert(LoanId{item.loan});
   return {AnnouncementAnswer::kYes};
 }
 
 void AnnouncedService::Done() {
   CHECK(serving_);
   serving_ = false;
-  loans_.clear();
   lane_.Done();
 }
 

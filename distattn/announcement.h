@@ -1,10 +1,10 @@
 // What a creditor answers to an announcement: "exchange x of step s, these rows against spans of these
 // loans". A yes is a promise to submit all layers at once (SubmitCreditorExchange), so everything that could
-// refuse it is looked at before, and what it reads stays until it has ended. A state machine beside the
-// rank's lane.
+// refuse it is looked at before, and the blocks that it reads are held until it has ended
+// (announced_exchanges.h). A state machine beside the rank's lane.
 //
 //   loans first   a loan that is not held here, or of another epoch: kRefused, which item, before anything is
-//                 submitted; the debtor replans, as for a refused Query (distattn/wire.h)
+//                 submitted; the debtor's Query over Transport is refused as well, and it replans
 //   then the way  the pair's communicator is not open, or the lane is taken: kBusy; the exchange goes over
 //                 Transport
 //   yes           the lane serves it: the answer leaves, then all is submitted (fabric/collectives.h);
@@ -13,11 +13,9 @@
 #pragma once
 
 #include <cstdint>
-#include <set>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
-#include "base/ids.h"
 #include "distattn/wire.h"
 #include "fabric/exchange_lane.h"
 
@@ -43,8 +41,6 @@ class AnnouncedService {
   // holds: the item's loan is held here, with its epoch and slots. pair_open: Collectives::IsOpen.
   Decision OnAnnouncement(const Announcement& announcement, bool pair_open,
                           absl::FunctionRef<bool(const QueryItem&)> holds);
-  // A promised exchange reads the loan's blocks: a repaid or lost loan's blocks are not given to others yet.
-  bool Reads(LoanId loan) const { return loans_.contains(loan); }
   bool serving() const { return serving_; }
   // REQUIRES: serving, and the exchange has ended here.
   void Done();
@@ -52,7 +48,6 @@ class AnnouncedService {
  private:
   ExchangeLane& lane_;
   bool serving_ = false;
-  std::set<LoanId> loans_;
 };
 
 }  // namespace lombard

@@ -93,7 +93,11 @@ void GpuExchanger::NoteClosed(LoanPair pair, bool tell) {
   {
     std::lock_guard lock(mutex_);
     ++counters_.pairs_closed;
-    if (debtor) pairs_[pair.creditor] = {.since = clock_->Now()};
+    if (debtor) {
+      pairs_[pair.creditor] = {.since = clock_->Now()};
+    } else {
+      debtors_.erase(pair.debtor);
+    }
   }
   if (!tell) return;
   transport_
@@ -114,6 +118,10 @@ void GpuExchanger::OnPairOpen(int from, const Message& message) {
   collectives_->Close(pair);  // of a debtor that has lost its end, or of one before it
   absl::Status opened =
       collectives_->Open(pair, asked.key, {.host = asked.host, .pci = asked.pci}, clock_->Now());
+  if (opened.ok()) {
+    std::lock_guard lock(mutex_);
+    debtors_.insert(from);
+  }
   transport_
       ->Send(from, {.channel = Channel::kState,
                     .header = EncodePair(WireKind::kPairOpened, {.incarnation = Value(options_.incarnation),
@@ -218,10 +226,19 @@ AnnouncementAnswer GpuExchanger::OnAnnouncement(const Announcement& announcement
                                                 absl::FunctionRef<bool(const QueryItem&)> holds) {
   const absl::Time now = clock_->Now();
   PollPairs(now);
-  const bool open = collectives_->IsOpen({announcement.exchange.starter, rank()});
-  serves_until_ = now + options_.exchange_wait;
-  std::lock_guard lock(mutex_);
-  return announced_.OnAnnouncement(announcement, open && !aborted_, holds).answer;
+  const LoanPair pair{announcement.exchange.starter, rank()};
+  const bool open = collectives_->IsOpen(pair);
+  {
+    std::lock_guard lock(mutex_);
+    if (open || debtors_.contains(pair.debtor)) {
+      const AnnouncementAnswer answer =
+          announced_.OnAnnouncement(announcement, open && !aborted_, holds).answer;
+      if (answer == AnnouncementAnswer::kYes) serves_until_ = now + options_.exchange_wait;
+      return answer;
+    }
+  }
+  NoteClosed(pair, /*tell=*/true);  // the debtor does not know
+  return AnnouncementAnswer::kBusy;
 }
 
 void GpuExchanger::Answer(ExchangeId exchange, AnnouncementAnswer answer) {
@@ -275,8 +292,7 @@ void GpuExchanger::OnPairMessage(int from, WireKind kind, const PairMessage& mes
   if (kind == WireKind::kPairClosed) {
     const LoanPair pair = message.from_creditor != 0 ? LoanPair{rank(), from} : LoanPair{from, rank()};
     collectives_->Close(pair);
-    if (message.from_creditor != 0) NoteClosed(pair, /*tell=*/false);
-    return;
+    return NoteClosed(pair, /*tell=*/false);
   }
   std::lock_guard lock(mutex_);
   Pair& pair = pairs_[from];
@@ -289,6 +305,7 @@ void GpuExchanger::OnPeerLost(int peer) {
   {
     std::lock_guard lock(mutex_);
     pairs_.erase(peer);
+    debtors_.erase(peer);
     lane_.OnPeerDown(peer);
     answered_.notify_all();
   }

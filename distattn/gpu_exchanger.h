@@ -127,6 +127,7 @@ class GpuExchanger {
   ExchangeLane lane_;
   AnnouncedService announced_;
   std::map<int, Pair> pairs_;  // by creditor
+  std::set<int> debtors_;      // whose pair this end has opened and not closed
   uint64_t serial_ = 0;
   bool aborted_ = false;
   std::set<int> running_;    // creditors of the exchange under way; step thread

@@ -238,7 +238,9 @@ TEST(GpuExchanger, AnExchangeThatDoesNotEndIsCutOffAtBothEnds) {
   EXPECT_THAT(world.Ask(0, {1}), ElementsAre(1));  // and by the creditor
   world.ranks[1].exchanger->WatchServing();
   EXPECT_TRUE(world.ranks[0].collectives->IsOpen({0, 1}));
-  world.clock.now += absl::Seconds(61);
+  world.clock.now += absl::Seconds(50);
+  world.Ask(2, {1}), world.Ask(2, {1}), world.Ask(2, {1});  // who is told no changes nothing
+  world.clock.now += absl::Seconds(11);
   world.ranks[1].exchanger->WatchServing();
   EXPECT_FALSE(world.ranks[0].collectives->IsOpen({0, 1}));
   EXPECT_THAT(world.ranks[0].exchanger->EndRunning(0), ElementsAre(1));
@@ -260,6 +262,16 @@ TEST(GpuExchanger, AnErrorOfTheLibraryClosesThePairAtBothEnds) {
   world.ranks[0].collectives->Close({0, 1});
   EXPECT_THAT(world.ranks[0].exchanger->EndRunning(0), ElementsAre(1));
   EXPECT_FALSE(world.ranks[1].collectives->IsOpen({0, 1}));
+}
+
+TEST(GpuExchanger, WhoWasTakenForLostLearnsThatItsPairIsClosed) {
+  World world;
+  world.Open(0, 1);
+  world.ranks[1].exchanger->OnPeerLost(0);
+  EXPECT_THAT(world.Ask(0, {1}), IsEmpty());
+  EXPECT_FALSE(world.ranks[0].collectives->IsOpen({0, 1}));
+  world.clock.now += absl::Seconds(1);
+  world.Open(0, 1);
 }
 
 TEST(GpuExchanger, ALostPeerAndTheEndOfTheJobEndWhatWaits) {
