@@ -14,17 +14,21 @@ AttentionSchedule PlanAttention(const KvLayout& layout, int q_heads, absl::Span<
   const int step_rows = static_cast<int>(positions.size());
   AttentionSchedule schedule;
   std::vector<std::pair<int32_t, int32_t>> merges;  // (row of the step, state row)
+  for (const AttentionItem& item : items)
+    if (item.remote && item.token_count > 0) schedule.state_rows += static_cast<int32_t>(item.rows.size());
+  int32_t remote_rows = 0;
   for (const AttentionItem& item : items) {
     const int rows = static_cast<int>(item.rows.size());
     const int first_row = static_cast<int>(schedule.rows.size());
-    schedule.item_states.push_back(schedule.state_rows);
+    int32_t& next_state = item.remote ? remote_rows : schedule.state_rows;
+    schedule.item_states.push_back(next_state);
     schedule.rows.insert(schedule.rows.end(), item.rows.begin(), item.rows.end());
     for (const int32_t row : item.rows) CHECK(row >= 0 && row < step_rows) << row << " of " << step_rows;
     const AttentionKernel kernel = ChooseAttentionKernel(layout, group, rows, item.shared);
     const bool whole = item.remote || AttendsWhole(kernel, rows * group, layout.kv_heads, item.shared);
     const int part_keys = whole ? item.token_count : AttentionPartKeys(kernel, item.token_count);
     for (int first_key = 0; first_key < item.token_count; first_key += part_keys) {
-      for (int r = 0; r < rows; ++r) merges.emplace_back(item.rows[r], schedule.state_rows + r);
+      for (int r = 0; r < rows; ++r) merges.emplace_back(item.rows[r], next_state + r);
       const int rows_max = AttentionRowsMax(kernel, group);
       for (int r = 0; r < rows && !item.remote; r += rows_max) {
         AttentionWork work{.first_block = item.first_block,
@@ -33,7 +37,7 @@ AttentionSchedule PlanAttention(const KvLayout& layout, int q_heads, absl::Span<
                            .first_position = item.first_position,
                            .first_row = first_row + r,
                            .rows = std::min(rows_max, rows - r),
-                           .first_state = schedule.state_rows + r,
+                           .first_state = next_state + r,
                            .kernel = static_cast<int32_t>(kernel)};
         work.position_min = work.position_max = positions[item.rows[r]];
         for (int i = r; i < r + work.rows; ++i) {
@@ -43,7 +47,7 @@ AttentionSchedule PlanAttention(const KvLayout& layout, int q_heads, absl::Span<
         schedule.work.push_back(work);
         ++schedule.work_count[static_cast<int>(kernel)];
       }
-      schedule.state_rows += rows;
+      next_state += rows;
     }
   }
   // Of one kernel the longest first, so that the last to end are short. This is the host's time before each

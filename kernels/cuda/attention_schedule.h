@@ -25,9 +25,11 @@ struct AttentionSchedule {
   int work_count[kAttentionKernels] = {};  // of each
   std::vector<int32_t> rows;               // the items' rows, one after the other
   int32_t state_rows = 0;                  // of scratch that the states take
-  std::vector<int32_t> item_states;        // [items] first state row; a remote item's rows follow it
-  std::vector<int32_t> merge_begin;        // [step rows + 1] where a row's list begins in merge_states
-  std::vector<int32_t> merge_states;       // state rows, in the order of items and of parts
+  // [items] first state row; a remote item's rows follow it. Those of remote items come first and in order,
+  // so that what is brought for many of them is few copies.
+  std::vector<int32_t> item_states;
+  std::vector<int32_t> merge_begin;   // [step rows + 1] where a row's list begins in merge_states
+  std::vector<int32_t> merge_states;  // state rows, in the order of items and of parts
 };
 
 // positions: [rows of the step]. Items must come in order of position for each row. An item without keys

@@ -150,6 +150,20 @@ TEST_P(GpuExchangeRunTest, LendsWithoutTheHostAndGivesTheGoldenTokens) {
   EXPECT_EQ(run.services[1].steps, run.reports[0].remote_steps());
 }
 
+TEST_P(GpuExchangeRunTest, ExchangesWithTwoCreditorsAtOnceGiveTheGoldenTokens) {
+  const ClusterRun run = ExpectGoldens(Settings({6, 10, 10}), {{.golden = 5}, {.golden = 1}}, 10);
+  ASSERT_EQ(run.exchanges.size(), 3u);
+  EXPECT_GT(run.exchanges[1].state_bytes, 0u);
+  EXPECT_GT(run.exchanges[2].state_bytes, 0u);
+}
+
+TEST_P(GpuExchangeRunTest, RowsOfSeveralSequencesInOneExchangeGiveTheGoldenTokens) {
+  const ClusterRun run = ExpectGoldens(Settings({8, 20}), {{.golden = 4}, {.golden = 3}, {.golden = 7}}, 10);
+  ASSERT_EQ(run.exchanges.size(), 2u);
+  const uint64_t row_bytes = sizeof(float) * model_->config().q_heads * model_->config().head_dim;
+  EXPECT_GT(run.exchanges[0].query_bytes, run.exchanges[0].exchanges * model_->config().layers * row_bytes);
+}
+
 // Prefixes that each rank reads at another while it lends its own: A <-> B, then a ring of three.
 TEST_P(GpuExchangeRunTest, RingsOfLoansGiveTheGoldenTokensWhoeverIsToldNo) {
   constexpr int kGoldens[] = {4, 3, 7};
