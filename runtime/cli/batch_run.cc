@@ -35,7 +35,7 @@ RequestError ErrorOf(const absl::Status& status) {
 }
 
 struct Samples {  // of the report's distributions, seconds
-  std::vector<double> ttft, tpot, itl, e2e;
+  Distribution ttft, tpot, itl, e2e;
   uint64_t prompt_tokens = 0, output_tokens = 0;
 };
 
@@ -62,9 +62,9 @@ GenerateResult Collect(const OpenRequest& open, bool logprobs, Samples* samples)
     if (s.token_s.empty()) continue;
     first = first == 0 ? s.token_s.front() : std::min(first, s.token_s.front());
     last = std::max(last, s.token_s.back());
-    for (size_t i = 1; i < s.token_s.size(); ++i) samples->itl.push_back(s.token_s[i] - s.token_s[i - 1]);
+    for (size_t i = 1; i < s.token_s.size(); ++i) samples->itl.Add(s.token_s[i] - s.token_s[i - 1]);
     if (s.token_s.size() > 1)
-      samples->tpot.push_back((s.token_s.back() - s.token_s.front()) / (s.token_s.size() - 1));
+      samples->tpot.Add((s.token_s.back() - s.token_s.front()) / (s.token_s.size() - 1));
   }
   const size_t per_sample = open.samples[0].token_s.size();
   result.ttft_s = first - submitted;
@@ -72,8 +72,8 @@ GenerateResult Collect(const OpenRequest& open, bool logprobs, Samples* samples)
                       ? (open.samples[0].token_s.back() - open.samples[0].token_s.front()) / (per_sample - 1)
                       : 0;
   result.e2e_s = finished - submitted;
-  samples->ttft.push_back(result.ttft_s);
-  samples->e2e.push_back(result.e2e_s);
+  samples->ttft.Add(result.ttft_s);
+  samples->e2e.Add(result.e2e_s);
   samples->prompt_tokens += open.prompt_tokens;
   samples->output_tokens += tokens;
   return result;
@@ -85,10 +85,10 @@ Report MakeReport(size_t requests, const Samples& samples, double seconds,
   report.tokens.prompt = samples.prompt_tokens;
   report.tokens.output = samples.output_tokens;
   report.output_tokens_per_s = seconds > 0 ? samples.output_tokens / seconds : 0;
-  report.ttft_s = PercentilesOf(samples.ttft);
-  report.tpot_s = PercentilesOf(samples.tpot);
-  report.itl_s = PercentilesOf(samples.itl);
-  report.e2e_s = PercentilesOf(samples.e2e);
+  report.ttft_s = samples.ttft.percentiles();
+  report.tpot_s = samples.tpot.percentiles();
+  report.itl_s = samples.itl.percentiles();
+  report.e2e_s = samples.e2e.percentiles();
   const Dispatcher::Counters dispatched = job.dispatch_counters();
   report.recovery.requests_replayed = dispatched.replayed;
   report.recovery.stale_tokens = dispatched.stale_tokens;
@@ -259,6 +259,7 @@ absl::Status RunBatch(const GenerateOptions& options, const Tokenizer& tokenizer
     ASSIGN_OR_RETURN(std::vector<SequenceResult> finished, job.Wait(wait));
     for (SequenceResult& result : finished) {
       const auto [index, sample] = place.at(result.number);
+      place.erase(result.number);
       OpenRequest& request = open.at(index);
       request.samples[sample] = std::move(result);
       if (--request.missing > 0) continue;

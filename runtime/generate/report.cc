@@ -30,21 +30,6 @@ Json ToJson(const Percentiles& p) {
 
 }  // namespace
 
-Percentiles PercentilesOf(std::vector<double> values) {
-  Percentiles result{.count = values.size()};
-  if (values.empty()) return result;
-  std::sort(values.begin(), values.end());
-  const auto at = [&values](double share) {
-    const double place = share * static_cast<double>(values.size() - 1);
-    const size_t below = static_cast<size_t>(place);
-    const size_t above = std::min(below + 1, values.size() - 1);
-    return values[below] + (place - static_cast<double>(below)) * (values[above] - values[below]);
-  };
-  result.mean = std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
-  result.p50 = at(0.50), result.p90 = at(0.90), result.p95 = at(0.95), result.p99 = at(0.99);
-  return result;
-}
-
 std::string ReportJson(const Report& r) {
   Json out;
   out["requests"] = r.requests;

@@ -8,15 +8,9 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "runtime/generate/distribution.h"
 
 namespace lombard {
-
-// Of a set of values; linear interpolation between neighbours. With count 0 the others are written as null.
-struct Percentiles {
-  uint64_t count = 0;
-  double mean = 0, p50 = 0, p90 = 0, p95 = 0, p99 = 0;
-};
-Percentiles PercentilesOf(std::vector<double> values);
 
 struct RankReport {
   struct {

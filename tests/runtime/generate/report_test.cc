@@ -1,4 +1,4 @@
-// Goal: report.json has the names of the contract, percentiles are right, a failure to write is reported; the
+// Goal: report.json has the names of the contract, a failure to write is reported; the
 // progress line says what it should and is silent where nobody looks.
 #include "runtime/generate/report.h"
 
@@ -20,18 +20,6 @@ namespace {
 using nlohmann::json;
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
-
-TEST(Report, PercentilesInterpolateBetweenNeighbours) {
-  const Percentiles p = PercentilesOf({5, 1, 3, 2, 4});
-  EXPECT_EQ(p.count, 5);
-  EXPECT_DOUBLE_EQ(p.mean, 3);
-  EXPECT_DOUBLE_EQ(p.p50, 3);
-  EXPECT_DOUBLE_EQ(p.p90, 4.6);
-  EXPECT_DOUBLE_EQ(p.p99, 4.96);
-  const Percentiles one = PercentilesOf({7});
-  EXPECT_EQ(one.p50, 7);
-  EXPECT_EQ(one.p99, 7);
-}
 
 TEST(Report, HasExactlyTheFieldsOfTheContract) {
   Report report;
