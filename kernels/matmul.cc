@@ -74,17 +74,16 @@ void MatmulAmx(const CpuContext& context, const MatmulArgs& args) {
 
 // Weights are met in place by as many threads as there are; a task's columns are a multiple of four.
 void MatmulPairs(const CpuContext& context, const internal::KernelTable& kernels, const MatmulArgs& args) {
-  const int64_t rows = args.rows;
+  const int64_t rows = args.rows, k_block = internal::PairsPackBlock(rows);
   int64_t elements = 0;
-  for (int64_t k = 0; k < args.k; k += internal::kPairsBlock)
-    elements += rows * internal::PairsStride(std::min(internal::kPairsBlock, args.k - k));
+  for (int64_t k = 0; k < args.k; k += k_block)
+    elements += rows * internal::PairsStride(std::min(k_block, args.k - k));
   const internal::FloatBuffer memory = internal::MakeFloats(elements / 2);
   uint16_t* const packed = reinterpret_cast<uint16_t*>(memory.get());
   const auto pack = [&](int r) {
     uint16_t* block = packed;
-    for (int64_t k = 0; k < args.k; k += internal::kPairsBlock) {
-      const int64_t length = std::min(internal::kPairsBlock, args.k - k),
-                    stride = internal::PairsStride(length);
+    for (int64_t k = 0; k < args.k; k += k_block) {
+      const int64_t length = std::min(k_block, args.k - k), stride = internal::PairsStride(length);
       kernels.pack_pairs(args.x + r * args.x_stride + k, length, block + r * stride);
       block += rows * stride;
     }

@@ -41,8 +41,8 @@ struct MatmulBlock {
 
 // The same for bf16 weights as products of bf16 pairs, where the CPU has them.
 struct PairsBlock {
-  // bf16 (KernelTable::pack_pairs): k is cut into blocks of kPairsBlock, each a [rows, PairsStride(its
-  // length)] matrix with zeros behind k. 64-byte aligned.
+  // bf16 (KernelTable::pack_pairs): k is cut into blocks of PairsPackBlock(rows), each a [rows,
+  // PairsStride(its length)] matrix with zeros behind k. 64-byte aligned.
   const uint16_t* x = nullptr;
   const uint16_t* w = nullptr;
   const float* bias = nullptr;
@@ -54,6 +54,11 @@ struct PairsBlock {
 inline constexpr int64_t kPairsBlock = 2048;
 // A line behind each row, so that rows do not fall into the same cache sets.
 constexpr int64_t PairsStride(int64_t length) { return (length + 31) / 32 * 32 + 32; }
+// From five to eight rows all of them meet few columns at a time, and the cache holds half as many elements
+// of each beside the weights that come and those that are fetched.
+constexpr int64_t PairsPackBlock(int64_t rows) {
+  return 5 <= rows && rows <= 8 ? kPairsBlock / 2 : kPairsBlock;
+}
 
 // Queries of one KV head, or of several side by side, over one part of a span. Query rows of one KV head are
 // stacked: qi = row * group + head in group. q and acc hold their elements in the order of

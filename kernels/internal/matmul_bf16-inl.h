@@ -32,18 +32,25 @@ void PackPairs(const float* x, int64_t k, uint16_t* packed) {
                       (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(tail + 16), _mm512_loadu_ps(tail)));
 }
 
-// sums[m * N + n] += x[m, :] . w[n, :] over `length` elements. The weights `ahead` bytes behind these are
-// fetched too, unless it is 0.
-template <int M, int N>
+// Bytes from the weights that are met to those that are fetched meanwhile: `near` into the first-level cache,
+// `far` into the second. 0: nothing is.
+struct Ahead {
+  int64_t near = 0, far = 0;
+};
+
+// sums[m * N + n] += x[m, :] . w[n, :] over `length` elements. kFetch: how many of Ahead are used.
+template <int M, int N, int kFetch>
 inline __attribute__((always_inline)) void DotTile(const uint16_t* x, int64_t x_stride, const uint16_t* w,
-                                                   int64_t w_stride, int64_t length, int64_t ahead,
+                                                   int64_t w_stride, int64_t length, const Ahead& ahead,
                                                    __m512 (&sums)[M * N]) {
   const auto step = [&](int64_t i, __mmask32 have) __attribute__((always_inline)) {
     __m512i ws[N];
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) {
-      ws[n] = have == ~__mmask32{0} ? _mm512_loadu_si512(w + n * w_stride + i)
-                                    : _mm512_maskz_loadu_epi16(have, w + n * w_stride + i);
+      const char* at = reinterpret_cast<const char*>(w + n * w_stride + i);
+      if (kFetch >= 1) _mm_prefetch(at + ahead.near, _MM_HINT_T0);
+      if (kFetch >= 2) _mm_prefetch(at + ahead.far, _MM_HINT_T1);
+      ws[n] = have == ~__mmask32{0} ? _mm512_loadu_si512(at) : _mm512_maskz_loadu_epi16(have, at);
     }
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
@@ -53,16 +60,7 @@ inline __attribute__((always_inline)) void DotTile(const uint16_t* x, int64_t x_
     }
   };
   int64_t i = 0;
-  if (ahead != 0) {
-    for (; i + 32 <= length; i += 32) {
-#pragma GCC unroll 8
-      for (int n = 0; n < N; ++n)
-        _mm_prefetch(reinterpret_cast<const char*>(w + n * w_stride + i) + ahead, _MM_HINT_T0);
-      step(i, ~__mmask32{0});
-    }
-  } else {
-    for (; i + 32 <= length; i += 32) step(i, ~__mmask32{0});
-  }
+  for (; i + 32 <= length; i += 32) step(i, ~__mmask32{0});
   if (i < length) step(i, (__mmask32{1} << (length - i)) - 1);
 }
 
@@ -95,17 +93,12 @@ inline void Fold(const __m512* v, float* out) {
   }
 }
 
-// M rows from m on, N columns from n on, over the block of k that begins at `k`. `ahead`: see DotTile.
+// The sums of a block of k, M rows from m on and N columns from n on, into y. first, last: of the blocks.
 template <int M, int N>
-inline void PairsTile(const PairsBlock& b, const uint16_t* x, int64_t x_stride, int64_t k, int64_t length,
-                      int64_t m, int64_t n, int64_t ahead) {
-  __m512 sums[M * N];
-#pragma GCC unroll 32
-  for (int i = 0; i < M * N; ++i) sums[i] = _mm512_setzero_ps();
-  DotTile<M, N>(x + m * x_stride, x_stride, b.w + n * b.k + k, b.k, length, ahead, sums);
+inline void AddToY(const PairsBlock& b, const __m512* sums, int64_t m, int64_t n, bool first, bool last) {
   float values[(M * N + 15) / 16 * 16];
   Fold<M * N>(sums, values);
-  const bool add = k != 0 || b.accumulate, add_bias = b.bias != nullptr && k + length == b.k;
+  const bool add = !first || b.accumulate, add_bias = last && b.bias != nullptr;
   for (int i = 0; i < M; ++i) {
     float* y = b.y + (m + i) * b.y_stride + n;
     for (int j = 0; j < N; ++j) {
@@ -116,44 +109,87 @@ inline void PairsTile(const PairsBlock& b, const uint16_t* x, int64_t x_stride, 
   }
 }
 
-// Up to N columns from n on.
-template <int M, int N>
-inline void PairsColumns(const PairsBlock& b, const uint16_t* x, int64_t x_stride, int64_t k, int64_t length,
-                         int64_t m, int64_t n, int64_t columns, int64_t ahead) {
-  if (columns >= N) return PairsTile<M, N>(b, x, x_stride, k, length, m, n, ahead);
-  for (int64_t j = 0; j < columns; ++j) PairsTile<M, 1>(b, x, x_stride, k, length, m, n + j, ahead);
+// M rows from m on, N columns from n on, over the block of k that begins at `k`.
+template <int M, int N, int kFetch>
+inline void PairsTile(const PairsBlock& b, const uint16_t* x, int64_t x_stride, int64_t k, int64_t length,
+                      int64_t m, int64_t n, const Ahead& ahead) {
+  __m512 sums[M * N];
+#pragma GCC unroll 32
+  for (int i = 0; i < M * N; ++i) sums[i] = _mm512_setzero_ps();
+  DotTile<M, N, kFetch>(x + m * x_stride, x_stride, b.w + n * b.k + k, b.k, length, ahead, sums);
+  AddToY<M, N>(b, sums, m, n, k == 0, k + length == b.k);
 }
 
-// Up to eight rows: the weights are one stream from memory, two columns at a time. Where k has several
-// blocks, sixteen columns share the rows of x of a block, which stay in the first-level cache.
-template <int M>
-void PairsStream(const PairsBlock& b) {
-  constexpr int64_t kGroup = 16, kColumns = 2;
-  for (int64_t group = b.n_begin; group < b.n_end; group += kGroup) {
-    const int64_t end = group + kGroup < b.n_end ? group + kGroup : b.n_end;
+// Up to N columns from n on.
+template <int M, int N, int kFetch>
+inline void PairsColumns(const PairsBlock& b, const uint16_t* x, int64_t x_stride, int64_t k, int64_t length,
+                         int64_t m, int64_t n, int64_t columns, const Ahead& ahead) {
+  if (columns >= N) return PairsTile<M, N, kFetch>(b, x, x_stride, k, length, m, n, ahead);
+  for (int64_t j = 0; j < columns; ++j) PairsTile<M, 1, kFetch>(b, x, x_stride, k, length, m, n + j, ahead);
+}
+
+// One row: the weights are one stream from memory, as they lie.
+void PairsStreamOne(const PairsBlock& b) {
+  constexpr Ahead kAhead{.near = 8192};  // 4 and 16 KiB were slower (Zen 5)
+  for (int64_t n = b.n_begin; n < b.n_end; ++n) {
     const uint16_t* x = b.x;
     for (int64_t k = 0; k < b.k; k += kPairsBlock) {
-      const int64_t length = b.k - k < kPairsBlock ? b.k - k : kPairsBlock, stride = PairsStride(length);
-      for (int64_t n = group; n < end; n += kColumns) {
-        const int64_t here = n * b.k + k;
-        const int64_t next = n + kColumns < end ? here + kColumns * b.k
-                             : k + length < b.k ? group * b.k + k + length
-                                                : end * b.k;
-        PairsColumns<M, kColumns>(b, x, stride, k, length, 0, n, end - n, (next - here) * 2);
-      }
-      x += b.rows * stride;
+      const int64_t length = b.k - k < kPairsBlock ? b.k - k : kPairsBlock;
+      PairsTile<1, 1, 1>(b, x, 0, k, length, 0, n, kAhead);
+      x += PairsStride(length);
+    }
+  }
+}
+
+// Up to eight rows: the weights come from memory once. A group of columns shares the rows of x of a part of
+// k, which stay in the first-level cache while the group's columns pass by N by N; then the next part. What
+// is met next is fetched into the first-level cache, the same columns of the next pass into the second.
+// Where a block of k has several parts, its sums are kept between them.
+template <int M, int N, int kGroup>
+void PairsStream(const PairsBlock& b) {
+  constexpr int64_t kPart = PairsPackBlock(M);
+  alignas(64) __m512 kept[kGroup * M];
+  for (int64_t group = b.n_begin; group < b.n_end; group += kGroup) {
+    const int64_t columns = group + kGroup < b.n_end ? kGroup : b.n_end - group;
+    const uint16_t* x = b.x;
+    for (int64_t k = 0; k < b.k; k += kPart) {
+      const int64_t length = b.k - k < kPart ? b.k - k : kPart, stride = PairsStride(length),
+                    end = k + length;
+      const bool begins = k % kPairsBlock == 0, ends = end % kPairsBlock == 0 || end == b.k;
+      const int64_t pass =
+          2 * (end < b.k ? length : columns * b.k - k);  // bytes to the same tile in the next
+      const auto tile = [&]<int kColumns>(int64_t column) __attribute__((always_inline)) {
+        __m512 sums[M * kColumns], *keep = kept + column * M;
+#pragma GCC unroll 32
+        for (int i = 0; i < M * kColumns; ++i) sums[i] = begins ? _mm512_setzero_ps() : keep[i];
+        const int64_t n = group + column;
+        const Ahead ahead{.near = column + N < columns ? 2 * N * b.k : pass - 2 * column * b.k, .far = pass};
+        DotTile<M, kColumns, kPart == kPairsBlock ? 1 : 2>(x, stride, b.w + n * b.k + k, b.k, length, ahead,
+                                                           sums);
+        if (ends) return AddToY<M, kColumns>(b, sums, 0, n, k < kPairsBlock, end == b.k);
+#pragma GCC unroll 32
+        for (int i = 0; i < M * kColumns; ++i) keep[i] = sums[i];
+      };
+      int64_t column = 0;
+      for (; column + N <= columns; column += N) tile.template operator()<N>(column);
+      for (; column < columns; ++column) tile.template operator()<1>(column);
+      x += M * stride;
     }
   }
 }
 
 inline void PairsRows(const PairsBlock& b, const uint16_t* x, int64_t stride, int64_t k, int64_t length,
-                      int64_t m, int take, int64_t n, int64_t columns, int64_t ahead) {
-  if (take == 1) PairsColumns<1, 4>(b, x, stride, k, length, m, n, columns, ahead);
-  if (take == 2) PairsColumns<2, 4>(b, x, stride, k, length, m, n, columns, ahead);
-  if (take == 3) PairsColumns<3, 4>(b, x, stride, k, length, m, n, columns, ahead);
-  if (take == 4) PairsColumns<4, 4>(b, x, stride, k, length, m, n, columns, ahead);
-  if (take == 5) PairsColumns<5, 4>(b, x, stride, k, length, m, n, columns, ahead);
-  if (take == 6) PairsColumns<6, 4>(b, x, stride, k, length, m, n, columns, ahead);
+                      int64_t m, int take, int64_t n, int64_t columns, int64_t near) {
+  const auto rows = [&]<int M>() __attribute__((always_inline)) {
+    if (near != 0) return PairsColumns<M, 4, 1>(b, x, stride, k, length, m, n, columns, {.near = near});
+    PairsColumns<M, 4, 0>(b, x, stride, k, length, m, n, columns, {});
+  };
+  if (take == 1) rows.template operator()<1>();
+  if (take == 2) rows.template operator()<2>();
+  if (take == 3) rows.template operator()<3>();
+  if (take == 4) rows.template operator()<4>();
+  if (take == 5) rows.template operator()<5>();
+  if (take == 6) rows.template operator()<6>();
 }
 
 // Strips of columns, whose weights stay in the second-level cache; per strip the rows of x six by six, which
@@ -206,21 +242,21 @@ void PairsFew(const PairsBlock& b) {
 void MatmulPairs(const PairsBlock& b) {
   switch (b.rows) {
     case 1:
-      return PairsStream<1>(b);
+      return PairsStreamOne(b);
     case 2:
-      return PairsStream<2>(b);
+      return PairsStream<2, 2, 16>(b);
     case 3:
-      return PairsStream<3>(b);
+      return PairsStream<3, 2, 16>(b);
     case 4:
-      return PairsStream<4>(b);
+      return PairsStream<4, 2, 16>(b);
     case 5:
-      return PairsStream<5>(b);
+      return PairsStream<5, 3, 24>(b);
     case 6:
-      return PairsStream<6>(b);
+      return PairsStream<6, 3, 24>(b);
     case 7:
-      return PairsStream<7>(b);
+      return PairsStream<7, 3, 24>(b);
     case 8:
-      return PairsStream<8>(b);
+      return PairsStream<8, 3, 24>(b);
   }
   b.rows <= kFewRows ? PairsFew(b) : PairsBlocked(b);
 }
