@@ -278,6 +278,7 @@ void UcxTransportImpl::Close(absl::Duration wait) {
     if (closed_) return;
     closed_ = true;
   }
+  std::unique_lock turn(turn_mutex_);
   TakeOutboxes();
   for (auto& peer : peers_) {
     if (peer->rank != rank_ && !peer->left) peer->cutter.PushGoodbye();
@@ -293,8 +294,10 @@ void UcxTransportImpl::Close(absl::Duration wait) {
     news_.clear();  // nobody listens any more
     if (moved || failures_pending_) {
       idle_.Reset();
-    } else if (!idle_.Again()) {
-      Wait(deadline - absl::Now());
+    } else {
+      turn.unlock();
+      if (!idle_.Again()) Wait(deadline - absl::Now());
+      turn.lock();
     }
   }
   const absl::Time last = std::min(deadline, absl::Now() + kEndpointCloseTime);

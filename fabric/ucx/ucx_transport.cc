@@ -19,6 +19,8 @@ constexpr unsigned kActiveMessageId = 1;
 constexpr int kProgressTurns = 64;
 // Between two looks whether a new endpoint is connected.
 constexpr absl::Duration kGreetingInterval = absl::Milliseconds(2);
+// What a sender hands to UCX itself; copying more would take its time.
+constexpr uint64_t kDirectBytesMax = 64 << 10;
 
 }  // namespace
 
@@ -34,6 +36,7 @@ absl::Status UcxTransportImpl::Listen() {
 
 UcxTransportImpl::~UcxTransportImpl() {
   const absl::Time deadline = absl::Now() + kEndpointCloseTime;
+  const std::lock_guard turn(turn_mutex_);
   for (auto& peer : peers_) CloseEndpoint(*peer);
   while ((!closing_.empty() || ops_under_way_ > 0) && absl::Now() < deadline) {
     if (!worker_->Progress()) sched_yield();
@@ -58,8 +61,17 @@ absl::Status UcxTransportImpl::Send(int to, Message message) {
     (to == rank_ ? self_outbox_ : peer.outbox).push_back(std::move(outgoing));
   }
   outbox_filled_.store(true);
-  worker_->Wake();
+  if (to == rank_ || bytes > kDirectBytesMax || !SendDirectly(peer)) worker_->Wake();
   return absl::OkStatus();
+}
+
+// Without the detour over the progress thread. False: there is something left for that thread.
+bool UcxTransportImpl::SendDirectly(Peer& peer) {
+  const std::unique_lock turn(turn_mutex_, std::try_to_lock);
+  if (!turn.owns_lock()) return false;
+  TakeOutboxes();
+  Pump(peer);
+  return peer.cutter.idle() && ops_under_way_ == 0 && news_.empty() && !failures_pending_;
 }
 
 void UcxTransportImpl::Poll(TransportHandler& handler, absl::Duration wait) {
@@ -67,12 +79,19 @@ void UcxTransportImpl::Poll(TransportHandler& handler, absl::Duration wait) {
   absl::Time deadline = absl::InfiniteFuture();
   idle_.Reset();
   while (true) {
-    const bool moved = Turn();
-    if (Deliver(handler) || woken_.exchange(false) || wait <= absl::ZeroDuration()) return;
+    std::deque<News> news;
+    bool moved;
+    {
+      const std::lock_guard turn(turn_mutex_);
+      moved = Turn() || failures_pending_;
+      news.swap(news_);
+    }
+    Deliver(news, handler);
+    if (!news.empty() || woken_.exchange(false) || wait <= absl::ZeroDuration()) return;
     const absl::Time now = absl::Now();
     if (deadline == absl::InfiniteFuture()) deadline = now + wait;
     if (now >= deadline) return;
-    if (moved || failures_pending_) {  // what moved may allow more, a credit for example
+    if (moved) {  // what moved may allow more, a credit for example
       idle_.Reset();
     } else if (!idle_.Again()) {
       Wait(deadline - now);
@@ -297,15 +316,12 @@ void UcxTransportImpl::AnswerReaders() {
 void UcxTransportImpl::Wait(absl::Duration wait) {
   absl::Duration until_attempt = std::max(next_attempt_ - absl::Now(), absl::ZeroDuration());
   if (greetings_pending_) until_attempt = std::min(until_attempt, kGreetingInterval);
-  worker_->Wait(std::min(wait, until_attempt), watch_.fd(),
+  worker_->Wait(std::min(wait, until_attempt), watch_.fd(), turn_mutex_,
                 [this] { return outbox_filled_.load() || woken_.load(); });
   watch_due_ = absl::InfinitePast();
 }
 
-bool UcxTransportImpl::Deliver(TransportHandler& handler) {
-  if (news_.empty()) return false;
-  std::deque<News> news;
-  news.swap(news_);
+void UcxTransportImpl::Deliver(std::deque<News>& news, TransportHandler& handler) {
   for (News& item : news) {
     if (item.message.has_value()) {
       handler.OnMessage(item.from, std::move(*item.message));
@@ -315,7 +331,6 @@ bool UcxTransportImpl::Deliver(TransportHandler& handler) {
       handler.OnPeerDown(item.from, item.why);
     }
   }
-  return true;
 }
 
 UcxTransportImpl::SendOp* UcxTransportImpl::NewSendOp() {

@@ -76,7 +76,7 @@ class UcxTransportImpl final : public UcxTransport {
     std::deque<std::shared_ptr<OutgoingMessage>> outbox;
     bool gone = true;
 
-    // Progress thread.
+    // Guarded by turn_mutex_.
     RankAddress address;
     Link link;
     ucp_ep_h endpoint = nullptr;
@@ -127,6 +127,7 @@ class UcxTransportImpl final : public UcxTransport {
   void MakePeers(int rank, int size);
   absl::Status MakeEndpoint(Peer& peer);
   bool Turn();
+  bool SendDirectly(Peer& peer);
   bool TakeOutboxes();
   void Pump(Peer& peer);
   void Post(Peer& peer, const ChunkHeader& header, const absl::string_view (&parts)[2],
@@ -149,7 +150,7 @@ class UcxTransportImpl final : public UcxTransport {
   void CloseEndpoint(Peer& peer);
   void ForceClose(ucp_ep_h endpoint);
   void ReapCloses();
-  bool Deliver(TransportHandler& handler);
+  static void Deliver(std::deque<News>& news, TransportHandler& handler);
   void Fail(Peer& peer, absl::Status why);
   SendOp* NewSendOp();
   void EndSendOp(SendOp* op, ucs_status_t status);
@@ -168,7 +169,9 @@ class UcxTransportImpl final : public UcxTransport {
   bool closed_ = false;
   std::atomic<bool> outbox_filled_{false}, woken_{false};
 
-  // Progress thread.
+  // Held for every call of UCX, by the progress thread for a turn, by a sender for what it sends itself; never
+  // while waiting. Before mutex_. Guards the following.
+  std::mutex turn_mutex_;
   std::deque<News> news_;
   std::vector<void*> closing_;           // requests
   std::vector<ucp_ep_h> failed_before_;  // of processes that another one followed; to be closed

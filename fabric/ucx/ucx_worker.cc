@@ -94,13 +94,17 @@ absl::StatusOr<std::string> UcxWorker::Address() const {
   return out;
 }
 
-void UcxWorker::Wait(absl::Duration wait, int other_fd, absl::FunctionRef<bool()> has_work) {
+void UcxWorker::Wait(absl::Duration wait, int other_fd, std::mutex& calls,
+                     absl::FunctionRef<bool()> has_work) {
   // Announced before the last look at the work, while Wake looks at the announcement after the work was
   // written: one of the two sees the other.
   waiting_.store(true);
   const auto done = absl::MakeCleanup([this] { waiting_.store(false); });
   if (has_work()) return;
-  const bool busy = ucp_worker_arm(worker_) != UCS_OK;
+  const bool busy = [&] {
+    const std::lock_guard lock(calls);
+    return ucp_worker_arm(worker_) != UCS_OK;
+  }();
   if (busy) wait = std::min(wait, kBusyNap);
   pollfd fds[3] = {{wake_fd_, POLLIN, 0}, {other_fd, POLLIN, 0}, {ucx_fd_, POLLIN, 0}};
   const timespec timeout = absl::ToTimespec(std::clamp(wait, absl::ZeroDuration(), absl::Hours(1)));

@@ -1,10 +1,12 @@
-// UCX context and worker with a wait that does not spin. All calls but Wake belong to one thread at a time.
+// UCX context and worker with a wait that does not spin. All calls but Wake belong to one thread at a time;
+// while one waits, others may make them.
 #pragma once
 
 #include <ucp/api/ucp.h>
 
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "absl/functional/function_ref.h"
@@ -28,9 +30,9 @@ class UcxWorker {
   absl::StatusOr<std::string> Address() const;
   // One turn; false when there was nothing to do.
   bool Progress() { return ucp_worker_progress(worker_) != 0; }
-  // Blocks until UCX has something to do, `other_fd` (if not -1) is readable, Wake is called, or `wait` has
+  // `calls` is held by who calls UCX, and not by who waits. Blocks until UCX has something to do, `other_fd` (if not -1) is readable, Wake is called, or `wait` has
   // passed; returns at once when has_work(), which may read what other threads write before they call Wake.
-  void Wait(absl::Duration wait, int other_fd, absl::FunctionRef<bool()> has_work);
+  void Wait(absl::Duration wait, int other_fd, std::mutex& calls, absl::FunctionRef<bool()> has_work);
   // Any thread. Cheap when nobody waits.
   void Wake();
 
