@@ -93,9 +93,12 @@ void MatmulPairs(const CpuContext& context, const internal::KernelTable& kernels
   } else {
     for (int r = 0; r < rows; ++r) pack(r);
   }
-  // At least four pieces a thread; where weights stream by, of about 512 KiB, a guess.
-  const int64_t most = rows <= 8 ? std::max<int64_t>(8, RoundUp((1 << 18) / args.k, 8)) : 256;
-  const int64_t piece = std::clamp<int64_t>(RoundUp(args.n / (4 * internal::Threads(context)), 8), 8, most);
+  // At least four pieces a thread, of whole groups; where weights stream by, of about 2 MiB, a guess: what was
+  // fetched ahead of a piece's end was for nothing.
+  const int64_t group = rows <= 8 ? internal::kPairsGroup : 64;
+  const int64_t most = rows <= 8 ? RoundUp((1 << 20) / args.k, group) : 256;
+  const int64_t piece =
+      std::clamp<int64_t>(RoundUp(args.n / (4 * internal::Threads(context)), group), group, most);
   internal::ParallelFor(context, static_cast<int>((args.n + piece - 1) / piece), [&](int task) {
     internal::PairsBlock block;
     block.x = packed, block.w = static_cast<const uint16_t*>(args.w), block.bias = args.bias;

@@ -54,6 +54,8 @@ struct PairsBlock {
 inline constexpr int64_t kPairsBlock = 2048;
 // A line behind each row, so that rows do not fall into the same cache sets.
 constexpr int64_t PairsStride(int64_t length) { return (length + 31) / 32 * 32 + 32; }
+// Columns that few rows meet together, and the unit of what a thread takes.
+inline constexpr int64_t kPairsGroup = 24;
 // From five to eight rows all of them meet few columns at a time, and the cache holds half as many elements
 // of each beside the weights that come and those that are fetched.
 constexpr int64_t PairsPackBlock(int64_t rows) {

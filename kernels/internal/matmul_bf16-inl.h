@@ -145,8 +145,9 @@ void PairsStreamOne(const PairsBlock& b) {
 // k, which stay in the first-level cache while the group's columns pass by N by N; then the next part. What
 // is met next is fetched into the first-level cache, the same columns of the next pass into the second.
 // Where a block of k has several parts, its sums are kept between them.
-template <int M, int N, int kGroup>
+template <int M, int N>
 void PairsStream(const PairsBlock& b) {
+  constexpr int64_t kGroup = kPairsGroup;
   constexpr int64_t kPart = PairsPackBlock(M);
   alignas(64) __m512 kept[kGroup * M];
   for (int64_t group = b.n_begin; group < b.n_end; group += kGroup) {
@@ -244,19 +245,19 @@ void MatmulPairs(const PairsBlock& b) {
     case 1:
       return PairsStreamOne(b);
     case 2:
-      return PairsStream<2, 2, 16>(b);
+      return PairsStream<2, 2>(b);
     case 3:
-      return PairsStream<3, 2, 16>(b);
+      return PairsStream<3, 2>(b);
     case 4:
-      return PairsStream<4, 2, 16>(b);
+      return PairsStream<4, 2>(b);
     case 5:
-      return PairsStream<5, 3, 24>(b);
+      return PairsStream<5, 3>(b);
     case 6:
-      return PairsStream<6, 3, 24>(b);
+      return PairsStream<6, 3>(b);
     case 7:
-      return PairsStream<7, 3, 24>(b);
+      return PairsStream<7, 3>(b);
     case 8:
-      return PairsStream<8, 3, 24>(b);
+      return PairsStream<8, 3>(b);
   }
   b.rows <= kFewRows ? PairsFew(b) : PairsBlocked(b);
 }

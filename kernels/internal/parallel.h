@@ -1,29 +1,14 @@
-// Loops over a context's threads, and their scratch memory.
+// Loops over a context's threads.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
 
 #include "absl/functional/function_ref.h"
-#include "base/check.h"
 #include "kernels/cpu_context.h"
+#include "kernels/internal/scratch.h"
 
 namespace lombard::internal {
-
-struct FreeDeleter {
-  void operator()(float* p) const { std::free(p); }
-};
-using FloatBuffer = std::unique_ptr<float[], FreeDeleter>;
-
-// 64-byte aligned, not initialised.
-inline FloatBuffer MakeFloats(int64_t count) {
-  const size_t bytes = (static_cast<size_t>(count) * sizeof(float) + 63) / 64 * 64;
-  float* memory = static_cast<float*>(std::aligned_alloc(64, bytes == 0 ? 64 : bytes));
-  CHECK(memory != nullptr) << "no memory for " << bytes << " bytes of scratch";
-  return FloatBuffer(memory);
-}
 
 inline int Threads(const CpuContext& context) {
   return context.pool == nullptr ? 1 : context.pool->threads();
