@@ -2,8 +2,8 @@
 // KV stream from memory) and fused multiply-adds. Weights cycle through a region far larger than the caches,
 // as a model's layers do.
 //
-//   cpu_kernels_bench [--rounds 7] [--threads 2] [--isa avx2] [--only matmul|decode|prefill] [--dtype
-//   bf16|f16|f32] [--clock wall|cpu]
+//   cpu_kernels_bench [--rounds 7] [--threads 2] [--isa avx2] [--only matmul|decode|prefill]
+//   [--rows M (of products)] [--dtype bf16|f16|f32] [--clock wall|cpu]
 #include <cstdlib>
 #include <random>
 
@@ -18,7 +18,7 @@ namespace {
 constexpr size_t kRegionBytes = size_t{1} << 30;
 
 struct Options {
-  int rounds = 7, threads = 2;
+  int rounds = 7, threads = 2, rows = 0;
   std::string isa, only, dtype = "bf16";
   Clock clock = Clock::kWall;
 };
@@ -128,6 +128,7 @@ int Run(const Options& options) {
                                   0};  // 0: bytes against read; otherwise, rows per weight; -1: operations
   if (wanted("matmul")) {
     for (const int64_t rows : {1, 8, 64, 512}) {
+      if (options.rows != 0 && rows != options.rows) continue;
       for (const Shape& shape : kShapes) {
         if (rows >= 64 && shape.n > 100000) continue;
         const size_t bytes = size_t{rows == 1 ? 512u : rows == 8 ? 256u : rows == 64 ? 64u : 16u} << 20;
@@ -177,6 +178,7 @@ int main(int argc, char** argv) {
     if (flag == "--threads") options.threads = std::max(1, std::atoi(argv[i + 1]));
     if (flag == "--isa") options.isa = argv[i + 1];
     if (flag == "--only") options.only = argv[i + 1];
+    if (flag == "--rows") options.rows = std::atoi(argv[i + 1]);
     if (flag == "--dtype") options.dtype = argv[i + 1];
     if (flag == "--clock" && std::string(argv[i + 1]) == "cpu") options.clock = lombard::bench::Clock::kCpu;
   }
