@@ -24,6 +24,8 @@ class AnnouncedAttention {
   virtual absl::StatusOr<bool> Ended() = 0;
   // Of a layer of what was prepared.
   virtual SpanAttention::Counts counts() const = 0;
+  // The GPU's time for what has ended, for the guard: that of one layer, times the layers.
+  virtual double seconds() const = 0;
   // To the debtor, for all layers.
   virtual uint64_t state_bytes() const = 0;
 };

@@ -7,7 +7,6 @@ namespace lombard {
 
 bool AnnouncedExchanges::OnAnnouncement(const Announcement& announcement, Reads reads, bool may_attend,
                                         absl::FunctionRef<void()> promised) {
-  EndIfOver();
   AnnouncementAnswer answer = AnnouncementAnswer::kBusy;
   if (may_attend) {
     answer = exchanger_.OnAnnouncement(announcement, [&](const QueryItem&) { return reads.status.ok(); });
@@ -34,6 +33,7 @@ void AnnouncedExchanges::EndIfOver() {
   const absl::StatusOr<bool> ended = attention_.Ended();
   if (ended.ok() && !*ended) return;
   if (!ended.ok()) exchanger_.ClosePair(pair_);  // the device has failed
+  if (state_bytes_ > 0) seconds_ += attention_.seconds();
   End();
 }
 

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "distattn/announced_attention.h"
@@ -32,13 +33,14 @@ class AnnouncedExchanges {
     absl::Span<const SpanQuery> queries;
     std::vector<std::shared_ptr<const std::vector<BlockId>>> held;  // the queries' blocks stay meanwhile
   };
-  // may_attend: the guard allows it. True: it was promised, and all is submitted; `promised` is called before
+  // After EndIfOver. may_attend: the guard allows it. True: it was promised, and all is submitted; `promised` is called before
   // that, which may have to wait for the debtor (fabric/collectives.h).
   bool OnAnnouncement(const Announcement& announcement, Reads reads, bool may_attend,
                       absl::FunctionRef<void()> promised);
   bool under_way() const { return under_way_; }
   void EndIfOver();
-  void Stop();                                                          // ends what is under way
+  double TakeSeconds() { return std::exchange(seconds_, 0); }  // the GPU's, for those that have ended
+  void Stop();                                                 // ends what is under way
   SpanAttention::Counts counts() const { return attention_.counts(); }  // of the last one, in a layer
 
  private:
@@ -49,6 +51,7 @@ class AnnouncedExchanges {
   bool under_way_ = false;
   LoanPair pair_;
   uint64_t state_bytes_ = 0;
+  double seconds_ = 0;
   std::vector<std::shared_ptr<const std::vector<BlockId>>> held_;
 };
 

@@ -11,7 +11,10 @@ namespace lombard {
 absl::StatusOr<std::unique_ptr<GpuAnnouncedAttention>> GpuAnnouncedAttention::Create(
     int device, const AttentionShape& shape, const GpuKvStorage* storage) {
   ASSIGN_OR_RETURN(GpuStream side, GpuStream::Create(device, /*priority=*/-1));
-  return std::unique_ptr<GpuAnnouncedAttention>(new GpuAnnouncedAttention(shape, storage, std::move(side)));
+  ASSIGN_OR_RETURN(GpuEvent begin, GpuEvent::Create(device, /*timing=*/true));
+  ASSIGN_OR_RETURN(GpuEvent end, GpuEvent::Create(device, /*timing=*/true));
+  return std::unique_ptr<GpuAnnouncedAttention>(
+      new GpuAnnouncedAttention(shape, storage, std::move(side), std::move(begin), std::move(end)));
 }
 
 GpuAnnouncedAttention::~GpuAnnouncedAttention() { side_.Synchronize().IgnoreError(); }
@@ -36,10 +39,18 @@ absl::Status GpuAnnouncedAttention::Submit(Collectives& collectives, LoanPair pa
                              .query_bytes = plan_.query_bytes(),
                              .states = states_.data(),
                              .state_bytes = plan_.state_bytes()};
-  return SubmitCreditorExchange(
-      collectives, pair, part, static_cast<int>(shape_.layer_windows.size()), side_, [&](int layer) {
-        return plan_.Enqueue(side_, layer, shape_.layer_windows[layer], query_.data(), states_.data<float>());
-      });
+  const int layers = static_cast<int>(shape_.layer_windows.size()), timed = layers / 2;
+  return SubmitCreditorExchange(collectives, pair, part, layers, side_, [&](int layer) -> absl::Status {
+    if (layer == timed) RETURN_IF_ERROR(side_.Record(begin_));
+    RETURN_IF_ERROR(
+        plan_.Enqueue(side_, layer, shape_.layer_windows[layer], query_.data(), states_.data<float>()));
+    return layer == timed ? side_.Record(end_) : absl::OkStatus();
+  });
+}
+
+double GpuAnnouncedAttention::seconds() const {
+  const absl::StatusOr<float> milliseconds = ElapsedMs(begin_, end_);
+  return milliseconds.ok() ? 1e-3 * *milliseconds * static_cast<double>(shape_.layer_windows.size()) : 0;
 }
 
 uint64_t GpuAnnouncedAttention::state_bytes() const {

@@ -23,11 +23,17 @@ class GpuAnnouncedAttention final : public AnnouncedAttention {
   absl::Status Submit(Collectives& collectives, LoanPair pair) override;
   absl::StatusOr<bool> Ended() override { return side_.IsDone(); }
   SpanAttention::Counts counts() const override { return plan_.counts(); }
+  double seconds() const override;
   uint64_t state_bytes() const override;
 
  private:
-  GpuAnnouncedAttention(const AttentionShape& shape, const GpuKvStorage* storage, GpuStream side)
-      : shape_(shape), plan_(shape, storage), side_(std::move(side)) {}
+  GpuAnnouncedAttention(const AttentionShape& shape, const GpuKvStorage* storage, GpuStream side,
+                        GpuEvent begin, GpuEvent end)
+      : shape_(shape),
+        plan_(shape, storage),
+        begin_(std::move(begin)),
+        end_(std::move(end)),
+        side_(std::move(side)) {}
 
   absl::Status Grow(uint64_t bytes, DeviceMemory* memory) const;
 
@@ -35,6 +41,7 @@ class GpuAnnouncedAttention final : public AnnouncedAttention {
   GpuSpanPlan plan_;
   GpuTables tables_;
   DeviceMemory query_, states_;
+  GpuEvent begin_, end_;  // of the layer in the middle
   GpuStream side_;
 };
 

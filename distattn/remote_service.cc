@@ -121,6 +121,7 @@ void RemoteService::Serve() {
     if (exchanges) exchanges_->EndIfOver();
     {
       std::unique_lock lock(mutex_);
+      if (exchanges) budget_.Attended(exchanges_->TakeSeconds());
       Queue::iterator next;
       const auto ready = [&] { return stop_ || (next = NextLocked()) != queue_.end(); };
       if (!exchanges) {
@@ -181,9 +182,11 @@ void RemoteService::OnAnnouncement(int from, const Message& message) {
   if (rows > AnnouncedRowsMax(options_.q_heads, storage_->layout())) return AnswerBusy(from, message);
   const absl::Status read = ReadItems(slice);
   const Announcement announcement{{from, header.serial}, header.step, std::move(slice.items)};
+  exchanges_->EndIfOver();
   bool may_attend;
   {
     std::lock_guard lock(mutex_);
+    budget_.Attended(exchanges_->TakeSeconds());
     may_attend = budget_.MayAttend();
   }
   const auto promised = [this] {  // the lane is taken: nobody else need wait for that answer

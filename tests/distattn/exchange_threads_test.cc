@@ -47,6 +47,7 @@ class Echo final : public AnnouncedAttention {
   }
   absl::StatusOr<bool> Ended() override { return side_.IsDone(); }
   SpanAttention::Counts counts() const override { return {}; }
+  double seconds() const override { return 100; }
   uint64_t state_bytes() const override { return kLayers * kStateBytes; }
 
  private:
@@ -140,6 +141,7 @@ class Rank final : public TransportHandler {
     }
     return right;
   }
+  RemoteService& service() { return *service_; }
   GpuExchanger::Counters counters() const { return exchanger_->counters(); }
   uint64_t asked() const { return counters().exchanges + counters().not_accepted; }
 
@@ -200,6 +202,23 @@ TEST_P(ExchangeThreadsTest, RanksThatLendToEachOtherAllComeToTheirEnd) {
       EXPECT_EQ(ranks_[rank].counters().pairs_closed, 0u) << rank;
     }
   }
+}
+
+TEST_P(ExchangeThreadsTest, WhatTheGpuAttendsForOthersIsBookedWithTheGuard) {
+  Make(2);
+  RemoteService& creditor = ranks_[1].service();
+  std::map<int, bool> done;
+  while (done.empty()) done = ranks_[0].Step({1}, 1);
+  creditor.OwnBegins();
+  creditor.OwnEnds(20);
+  creditor.OwnBegins();
+  done.clear();
+  while (done.empty()) done = ranks_[0].Step({1}, 2);
+  EXPECT_TRUE(ranks_[0].Step({1}, 3).empty()) << "it has used its credit up";
+  while (creditor.totals().attended < 100) std::this_thread::yield();
+  EXPECT_TRUE(ranks_[0].Step({1}, 4).empty());
+  creditor.OwnIdle();
+  EXPECT_EQ(ranks_[0].Step({1}, 5), (std::map<int, bool>{{1, true}}));
 }
 
 TEST_P(ExchangeThreadsTest, AStepWhoseCreditorDiesInTheMiddleEndsAndTheNextGoesOnWithTheOther) {
