@@ -1,6 +1,7 @@
 // The checks, each appending its findings. They never fail: what cannot be read is itself a finding.
 #pragma once
 
+#include "absl/status/status.h"
 #include "base/device/gpu_info.h"
 #include "runtime/doctor/finding.h"
 #include "runtime/doctor/host.h"
@@ -26,6 +27,7 @@ Finding JudgeMemory(uint64_t free_bytes, uint64_t total_bytes);
 Finding JudgeSharedMemory(uint64_t free_bytes);
 Finding JudgeRootVariables(bool is_root, bool allow, bool confirm);
 Finding JudgeGpus(const GpuSearch& found, bool has_tool);  // nvidia-smi
+Finding JudgeNccl(const absl::Status& loaded);             // where GPUs are
 Finding JudgeTransports(const std::vector<std::string>& resources);
 
 struct Interface {

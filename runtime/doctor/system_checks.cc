@@ -6,6 +6,9 @@
 #include "absl/strings/str_format.h"
 #include "base/units.h"
 #include "runtime/doctor/checks.h"
+#ifdef LOMBARD_HAS_NCCL
+#include "fabric/nccl/nccl_library.h"
+#endif
 
 namespace lombard::doctor {
 namespace {
@@ -35,8 +38,21 @@ Finding JudgeGpus(const GpuSearch& found, bool has_tool) {
   return finding;
 }
 
+Finding JudgeNccl(const absl::Status& loaded) {
+  if (loaded.ok()) return {Level::kOk, "NCCL", "loads; attention over loans goes from GPU to GPU", ""};
+  return {Level::kOk, "NCCL",
+          absl::StrCat(loaded.message(), "; attention over loans between GPUs goes over the transport"), ""};
+}
+
 void CheckGpus(Findings& findings) {
-  findings.push_back(JudgeGpus(FindGpus(), FindProgram("nvidia-smi", Path()).has_value()));
+  const GpuSearch found = FindGpus();
+  findings.push_back(JudgeGpus(found, FindProgram("nvidia-smi", Path()).has_value()));
+  if (found.gpus.empty()) return;
+#ifdef LOMBARD_HAS_NCCL
+  findings.push_back(JudgeNccl(NcclLibrary::Load().status()));
+#else
+  findings.push_back(JudgeNccl(absl::UnimplementedError("not built in")));
+#endif
 }
 
 void CheckSlurm(Findings& findings) {

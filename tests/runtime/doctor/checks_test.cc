@@ -69,6 +69,13 @@ TEST(ChecksTest, Gpus) {
               HasSubstr("0: NVIDIA H200, compute capability 9.0, 140 GiB, at 0000:1b:00.0; GPU 1 (T"));
 }
 
+TEST(ChecksTest, Nccl) {
+  EXPECT_THAT(JudgeNccl(absl::OkStatus()).text, HasSubstr("from GPU to GPU"));
+  const Finding without = JudgeNccl(absl::UnavailableError("no libnccl.so.2"));
+  EXPECT_THAT(without, IsLevel(Level::kOk));
+  EXPECT_EQ(without.text, "no libnccl.so.2; attention over loans between GPUs goes over the transport");
+}
+
 TEST(ChecksTest, Transports) {
   EXPECT_THAT(JudgeTransports({"self/memory0", "tcp/lo", "tcp/eth0", "posix/memory"}), IsLevel(Level::kOk));
   EXPECT_THAT(JudgeTransports({"self/memory0", "rc_mlx5/mlx5_0:1", "sysv/memory"}), IsLevel(Level::kOk));
