@@ -9,6 +9,7 @@
 #include <deque>
 
 #include "absl/strings/str_cat.h"
+#include "distattn/announced_exchanges.h"
 
 namespace lombard {
 namespace {
@@ -286,6 +287,65 @@ TEST(GpuExchanger, ALostPeerAndTheEndOfTheJobEndWhatWaits) {
   EXPECT_FALSE(world.ranks[0].collectives->IsOpen({2, 0}));
   EXPECT_THAT(world.Ask(0, {1, 2}), IsEmpty());
   EXPECT_THAT(world.Ask(2, {0}), IsEmpty());
+}
+
+class FakeAttention final : public AnnouncedAttention {
+ public:
+  absl::Status Prepare(absl::Span<const SpanQuery>) override { return prepared; }
+  absl::Status Submit(Collectives&, LoanPair) override { return submitted; }
+  absl::StatusOr<bool> Ended() override { return ended; }
+  SpanAttention::Counts counts() const override { return {}; }
+  double seconds() const override { return 3; }
+  uint64_t state_bytes() const override { return 7; }
+  absl::Status prepared, submitted;
+  bool ended = false;
+};
+
+TEST(AnnouncedExchanges, PromisesWhatItCanKeepAndHoldsTheBlocksUntilTheEnd) {
+  World world;
+  world.Open(0, 1);
+  FakeAttention attention;
+  AnnouncedExchanges exchanges(world.ranks[1].exchanger.get(), &attention);
+  const Announcement announcement{.exchange = {0, 9}, .step = 1, .items = {{.loan = 1}}};
+  const auto blocks = std::make_shared<const std::vector<BlockId>>();
+  int promised = 0;
+  const auto announce = [&](absl::Status read, bool may_attend) {
+    exchanges.EndIfOver();
+    return exchanges.OnAnnouncement(announcement, {std::move(read), {}, {blocks}}, may_attend,
+                                    [&] { ++promised; });
+  };
+  EXPECT_FALSE(announce(absl::OkStatus(), /*may_attend=*/false));
+  EXPECT_FALSE(announce(absl::NotFoundError("no such loan"), true));
+  attention.prepared = absl::ResourceExhaustedError("no memory");
+  EXPECT_FALSE(announce(absl::OkStatus(), true));
+  attention.prepared = absl::OkStatus();
+  EXPECT_EQ(promised, 0);
+  EXPECT_EQ(blocks.use_count(), 1);
+
+  EXPECT_TRUE(announce(absl::OkStatus(), true));
+  EXPECT_EQ(promised, 1);
+  EXPECT_FALSE(announce(absl::OkStatus(), true)) << "one at a time";
+  EXPECT_EQ(blocks.use_count(), 2) << "held";
+  attention.ended = true;
+  exchanges.EndIfOver();
+  EXPECT_FALSE(exchanges.under_way());
+  EXPECT_EQ(blocks.use_count(), 1);
+  EXPECT_EQ(exchanges.TakeSeconds(), 3);
+  EXPECT_EQ(exchanges.TakeSeconds(), 0);
+  EXPECT_EQ(world.counters(1).state_bytes, 7u);
+}
+
+TEST(AnnouncedExchanges, ADebtorLearnsThatThePromiseIsBroken) {
+  World world;
+  world.Open(0, 1);
+  FakeAttention attention;
+  AnnouncedExchanges exchanges(world.ranks[1].exchanger.get(), &attention);
+  attention.submitted = absl::UnavailableError("ncclSend");
+  EXPECT_TRUE(exchanges.OnAnnouncement({.exchange = {0, 9}}, {}, true, [] {}));
+  EXPECT_FALSE(world.ranks[0].collectives->IsOpen({0, 1}));
+  attention.ended = true;
+  exchanges.EndIfOver();
+  EXPECT_EQ(world.counters(1).state_bytes, 0u);
 }
 
 }  // namespace
