@@ -99,14 +99,17 @@ void MatmulPairs(const CpuContext& context, const internal::KernelTable& kernels
   const int64_t most = rows <= 8 ? RoundUp((1 << 20) / args.k, group) : 256;
   const int64_t piece =
       std::clamp<int64_t>(RoundUp(args.n / (4 * internal::Threads(context)), group), group, most);
-  internal::ParallelFor(context, static_cast<int>((args.n + piece - 1) / piece), [&](int task) {
+  const int tasks = static_cast<int>((args.n + piece - 1) / piece);
+  const auto multiply = [&](int task, float* scratch) {
     internal::PairsBlock block;
+    block.scratch = reinterpret_cast<uint16_t*>(scratch);
     block.x = packed, block.w = static_cast<const uint16_t*>(args.w), block.bias = args.bias;
     block.y = args.y, block.y_stride = args.y_stride, block.rows = rows, block.k = args.k;
     block.n_begin = task * piece, block.n_end = std::min(args.n, block.n_begin + piece);
     block.accumulate = args.accumulate;
     kernels.matmul_pairs(block);
-  });
+  };
+  internal::ParallelForWithScratch(context, tasks, internal::PairsScratch(rows) / 2, multiply);
 }
 
 }  // namespace

@@ -49,13 +49,20 @@ struct PairsBlock {
   float* y = nullptr;
   int64_t y_stride = 0, rows = 0, k = 0, n_begin = 0, n_end = 0;
   bool accumulate = false;
+  uint16_t* scratch = nullptr;  // PairsScratch(rows) elements, 64-byte aligned; null when that is 0
 };
-// Six rows of x are 24 KiB, half of a first-level cache of 48 KiB, and four of weights 16 KiB.
+// Six rows of x are 24 KiB, half of a first-level cache of 48 KiB, and four of weights 16 KiB; of 32 columns
+// of weights, 128 KiB of a second-level cache.
 inline constexpr int64_t kPairsBlock = 2048;
 // A line behind each row, so that rows do not fall into the same cache sets.
 constexpr int64_t PairsStride(int64_t length) { return (length + 31) / 32 * 32 + 32; }
 // Columns that few rows meet together, and the unit of what a thread takes.
 inline constexpr int64_t kPairsGroup = 24;
+// Up to here memory is the limit, not arithmetic: a guess. With more rows the sums are in another order.
+inline constexpr int64_t kFewPairsRows = 24;
+// Columns that many rows meet together.
+inline constexpr int64_t kPairsStrip = 32;
+constexpr int64_t PairsScratch(int64_t rows) { return rows > kFewPairsRows ? kPairsStrip * kPairsBlock : 0; }
 // From five to eight rows all of them meet few columns at a time, and the cache holds half as many elements
 // of each beside the weights that come and those that are fetched.
 constexpr int64_t PairsPackBlock(int64_t rows) {

@@ -1,18 +1,17 @@
-// Products with bf16 weights as dot products of bf16 pairs (VDPBF16PS): weights as they lie, row-major [n,
-// k], lanes along k, one vector of sums per output. No packing of weights, whatever the rows.
+// Products of few rows with bf16 weights as dot products of bf16 pairs (VDPBF16PS): weights as they lie,
+// row-major [n, k], lanes along k, one vector of sums per output. No packing of weights.
 //
 // The order of an output's sum: old value; then per block of k 16 lanes of pairs, k ascending, and Fold's
-// tree over the lanes; then bias. The same for every number of rows.
+// tree over the lanes; then bias. The same for every number of rows up to kFewPairsRows.
 #pragma once
 
 #include <immintrin.h>
 
 #include "kernels/internal/kernel_table.h"
+#include "kernels/internal/matmul_bf16_many-inl.h"
 
 namespace lombard::internal::isa_avx512_bf16 {
 namespace {
-
-constexpr int64_t kFewRows = 24;  // up to here memory is the limit, not arithmetic: a guess
 
 inline __m512 DotOf(__m512 sums, __m512i a, __m512i b) {
   return _mm512_dpbf16_ps(sums, (__m512bh)a, (__m512bh)b);
@@ -180,9 +179,10 @@ void PairsStream(const PairsBlock& b) {
 }
 
 inline void PairsRows(const PairsBlock& b, const uint16_t* x, int64_t stride, int64_t k, int64_t length,
-                      int64_t m, int take, int64_t n, int64_t columns, int64_t near) {
+                      int64_t m, int take, int64_t n) {
+  const int64_t columns = b.n_end - n;
   const auto rows = [&]<int M>() __attribute__((always_inline)) {
-    if (near != 0) return PairsColumns<M, 4, 1>(b, x, stride, k, length, m, n, columns, {.near = near});
+    if (m == 0) return PairsColumns<M, 4, 1>(b, x, stride, k, length, m, n, columns, {.near = 8 * b.k});
     PairsColumns<M, 4, 0>(b, x, stride, k, length, m, n, columns, {});
   };
   if (take == 1) rows.template operator()<1>();
@@ -193,37 +193,7 @@ inline void PairsRows(const PairsBlock& b, const uint16_t* x, int64_t stride, in
   if (take == 6) rows.template operator()<6>();
 }
 
-// Strips of columns, whose weights stay in the second-level cache; per strip the rows of x six by six, which
-// stay in the first-level cache while the strip's columns pass by four by four.
-void PairsBlocked(const PairsBlock& b) {
-  const int64_t tiles = (b.rows + 5) / 6;
-  const int64_t strip = b.rows <= 128 ? 32 : 64;
-  const uint16_t* x = b.x;
-  for (int64_t k = 0; k < b.k; k += kPairsBlock) {
-    const int64_t length = b.k - k < kPairsBlock ? b.k - k : kPairsBlock, stride = PairsStride(length);
-    for (int64_t first = b.n_begin; first < b.n_end; first += strip) {
-      const int64_t last = first + strip < b.n_end ? first + strip : b.n_end;
-      int64_t m = 0;
-      for (int64_t tile = 0; tile < tiles; ++tile) {
-        const int64_t left = b.rows - m;
-        const int take = static_cast<int>(left <= 6 ? left : left < 12 ? (left + 1) / 2 : 6);
-        for (int64_t n = first; n < last; n += 4) {
-          if (n + strip + 4 <= b.n_end) {
-            for (int64_t i = length * tile / tiles / 32 * 32; i < length * (tile + 1) / tiles; i += 32) {
-              for (int64_t j = 0; j < 4; ++j)
-                _mm_prefetch(reinterpret_cast<const char*>(b.w + (n + strip + j) * b.k + k + i), _MM_HINT_T1);
-            }
-          }
-          PairsRows(b, x, stride, k, length, m, take, n, last - n, 0);
-        }
-        m += take;
-      }
-    }
-    x += b.rows * stride;
-  }
-}
-
-// Few rows: columns four by four outside, whose weights come from memory while the first rows meet them.
+// More, still few rows: columns four by four outside, whose weights come from memory while the first rows meet them.
 void PairsFew(const PairsBlock& b) {
   const uint16_t* x = b.x;
   for (int64_t k = 0; k < b.k; k += kPairsBlock) {
@@ -232,7 +202,7 @@ void PairsFew(const PairsBlock& b) {
       for (int64_t m = 0; m < b.rows;) {
         const int64_t left = b.rows - m;
         const int take = static_cast<int>(left <= 6 ? left : left < 12 ? (left + 1) / 2 : 6);
-        PairsRows(b, x, stride, k, length, m, take, n, b.n_end - n, m == 0 ? 4 * b.k * 2 : 0);
+        PairsRows(b, x, stride, k, length, m, take, n);
         m += take;
       }
     }
@@ -259,7 +229,7 @@ void MatmulPairs(const PairsBlock& b) {
     case 8:
       return PairsStream<8, 3>(b);
   }
-  b.rows <= kFewRows ? PairsFew(b) : PairsBlocked(b);
+  b.rows <= kFewPairsRows ? PairsFew(b) : PairsMany(b);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "kernels/internal/kernel_table.h"
 #include "tests/kernels/kernel_test.h"
 
 namespace lombard {
@@ -141,11 +142,22 @@ TEST_P(MatmulTest, ARowsResultDoesNotDependOnItsBatch) {
     };
     const bool amx = GetParam() == Isa::kAmx && dtype == DType::kBF16;
     const std::vector<float> all = product(context(), 0, rows);
+    // Where few rows are summed in another order they agree with one another.
+    std::vector<float> alone;
+    for (int row = 0; row < rows; ++row) {
+      const std::vector<float> one = product(serial(), row, 1);
+      alone.insert(alone.end(), one.begin(), one.end());
+    }
+    const bool pairs = GetParam() == Isa::kAvx512Bf16 && dtype == DType::kBF16;
+    if (!amx && !pairs) {
+      ASSERT_EQ(alone, all) << std::string(DTypeName(dtype));
+    }
     for (int count : {1, 2, 3, 7, 8, 9, 24, 25, 50, 97}) {
       if (amx && count < 50) continue;
       for (int first : {0, 5}) {
         const std::vector<float> some = product(serial(), first, count);
-        const std::vector<float> expected(all.begin() + first * n, all.begin() + (first + count) * n);
+        const std::vector<float>& same = pairs && count <= internal::kFewPairsRows ? alone : all;
+        const std::vector<float> expected(same.begin() + first * n, same.begin() + (first + count) * n);
         ASSERT_EQ(some, expected) << std::string(DTypeName(dtype)) << ", rows " << first << " + " << count;
       }
     }
