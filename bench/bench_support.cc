@@ -1,10 +1,39 @@
 #include "bench/bench_support.h"
 
+#include <sched.h>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
 namespace lombard::bench {
+
+std::vector<int> Processors() {
+  cpu_set_t set;
+  CHECK_EQ(sched_getaffinity(0, sizeof set, &set), 0);
+  std::vector<int> processors;
+  for (int i = 0; i < CPU_SETSIZE; ++i) {
+    if (CPU_ISSET(i, &set)) processors.push_back(i);
+  }
+  return processors;
+}
+
+void StayOn(const std::vector<int>& processors) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (const int processor : processors) CPU_SET(processor, &set);
+  CHECK_EQ(sched_setaffinity(0, sizeof set, &set), 0);
+}
+
+std::unique_ptr<ThreadPool> MakePinnedPool(int threads) {
+  const std::vector<int> processors = Processors();
+  if (threads == 1 || processors.size() < static_cast<size_t>(threads))
+    return std::make_unique<ThreadPool>(threads);
+  StayOn({processors.begin() + 1, processors.begin() + threads});
+  auto pool = std::make_unique<ThreadPool>(threads);
+  StayOn({processors[0]});
+  return pool;
+}
 
 #if defined(__x86_64__)
 namespace {

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <fstream>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -93,6 +94,13 @@ inline double RunOnAll(ThreadPool& pool, double (*task)()) {
   for (double one : operations) sum += one;
   return sum;
 }
+
+// Those that the calling thread may use, ascending; and to use these only, as will the threads that it starts.
+std::vector<int> Processors();
+void StayOn(const std::vector<int>& processors);
+// Its threads and the caller stay on a processor each, where there are as many: now and then the system lets
+// two of them share one for the whole of a short case.
+std::unique_ptr<ThreadPool> MakePinnedPool(int threads);
 
 inline void PrintMachine(const ThreadPool& pool) {
   std::ifstream info("/proc/cpuinfo");

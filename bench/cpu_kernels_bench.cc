@@ -83,7 +83,8 @@ Case AttentionCase(const CpuContext& context, const char* region, int layers, in
 }
 
 int Run(const Options& options) {
-  ThreadPool pool(options.threads);
+  const std::unique_ptr<ThreadPool> pinned = MakePinnedPool(options.threads);
+  ThreadPool& pool = *pinned;
   CpuContext context{DetectIsa(), &pool};
   if (!options.isa.empty()) {
     const auto isa = ParseIsa(options.isa);

@@ -104,8 +104,13 @@ Case OneDnnCase(const dnnl::engine& engine, dnnl::stream& stream, bool bf16, boo
 }
 
 int Run(int rounds, int threads, const std::string& isa_name) {
-  ThreadPool pool(threads);
   omp_set_num_threads(threads);
+  if (const std::vector<int> processors = Processors(); processors.size() >= static_cast<size_t>(threads)) {
+#pragma omp parallel num_threads(threads)
+    if (omp_get_thread_num() > 0) StayOn({processors[static_cast<size_t>(omp_get_thread_num())]});
+  }
+  const std::unique_ptr<ThreadPool> pinned = MakePinnedPool(threads);
+  ThreadPool& pool = *pinned;
   CpuContext context{DetectIsa(), &pool};
   if (!isa_name.empty()) {
     const auto isa = ParseIsa(isa_name);
