@@ -84,7 +84,8 @@ int Run(const std::string& dir, const Options& options) {
     std::fprintf(stderr, "%s\n", std::string(why.message()).c_str());
     return 1;
   }
-  ThreadPool pool(options.threads);
+  const std::unique_ptr<ThreadPool> pinned = MakePinnedPool(options.threads);
+  ThreadPool& pool = *pinned;
   const CpuContext context{DetectIsa(), &pool};
   PrintMachine(pool);
   Lane off = MakeLane(**model, **tokenizer, context, options, false);

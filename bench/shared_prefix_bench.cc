@@ -114,7 +114,8 @@ Rates MeasureRates(const CpuContext& context, int rounds) {
 }
 
 void Run(const Options& options) {
-  ThreadPool pool(options.threads);
+  const std::unique_ptr<ThreadPool> pinned = MakePinnedPool(options.threads);
+  ThreadPool& pool = *pinned;
   const CpuContext context{DetectIsa(), &pool};
   const int heads = kKvHeads * options.group;
   PrintMachine(pool);

@@ -71,7 +71,8 @@ int Run(const std::string& dir, const Options& options) {
     std::fprintf(stderr, "%s: the benchmark is for bf16\n", dir.c_str());
     return 1;
   }
-  ThreadPool pool(options.threads);
+  const std::unique_ptr<ThreadPool> pinned = MakePinnedPool(options.threads);
+  ThreadPool& pool = *pinned;
   const CpuContext context{DetectIsa(), &pool};
   PrintMachine(pool);
   const StepWork work = MakeStep(options);
