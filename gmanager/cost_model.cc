@@ -15,6 +15,7 @@ ComputeProfile Roofline(const Hardware& hardware, const LayerShape& layer) {
 }
 
 void CostModel::SetProfile(uint32_t instance, const ComputeProfile& profile) {
+  if (options_.one_profile) return;
   if (instance >= profiles_.size()) profiles_.resize(instance + 1, ComputeProfile{.token_seconds = -1});
   profiles_[instance] = profile;
 }

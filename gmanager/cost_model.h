@@ -63,9 +63,10 @@ class CostModel {
     uint32_t layers = 1;
     double merge_seconds = 0;
     WireShape wire;
-    double kv_bytes = 0;     // K and V of one token and layer; 0: not known
-    LinkProfile link;        // between any two instances
-    ComputeProfile profile;  // of instances without one of their own
+    double kv_bytes = 0;       // K and V of one token and layer; 0: not known
+    LinkProfile link;          // between any two instances
+    ComputeProfile profile;    // of instances without one of their own
+    bool one_profile = false;  // of all, whatever they measure: plans that do not depend on the machine
   };
   // A creditor's part of a batch's attention.
   struct RemotePart {

@@ -48,6 +48,9 @@ TEST(CostModelTest, AnInstancesOwnProfileReplacesTheDefault) {
   EXPECT_EQ(cost.NonAttentionSeconds(1, 1), 1);  // a gap below the largest known instance
   EXPECT_EQ(cost.NonAttentionSeconds(2, 1), 7);
   EXPECT_EQ(cost.RemoteSeconds({.creditor = 2, .tokens = 5, .rows = 1}), 15);
+  CostModel same({.profile = {.weights_seconds = 1, .token_seconds = 1}, .one_profile = true});
+  same.SetProfile(2, {.weights_seconds = 7, .token_seconds = 3});
+  EXPECT_EQ(same.NonAttentionSeconds(2, 1), 1);
 }
 
 }  // namespace
