@@ -211,7 +211,13 @@ void GManager::ApplyPlacements(Record& record, const messages::Heartbeat& beat) 
     } else if (p.blocks() == 0) {
       record.placements.erase(key);
     } else if (record.placements.size() < kPlacementsMax || record.placements.contains(key)) {
-      record.placements[key] = {p.blocks(), std::min(p.blocks(), p.movable())};
+      const uint32_t movable = std::min(p.blocks(), p.movable());
+      record.placements[key] = {.request = key.first,
+                                .host = key.second,
+                                .blocks = p.blocks(),
+                                .movable = movable,
+                                .shared = std::min(p.blocks() - movable, p.shared()),
+                                .readers = p.readers()};
     } else {
       ++counters_.malformed;
     }
@@ -325,13 +331,10 @@ ClusterState GManager::State() const {
   std::vector<double> hosted(records_.size(), 0);
   for (uint32_t i = 0; i < records_.size(); ++i) {
     for (const auto& [key, entry] : records_[i].placements) {
-      const auto& [request, host] = key;
-      state.placements.push_back({.request = request,
-                                  .home = InstanceId{i},
-                                  .host = host,
-                                  .blocks = entry.first,
-                                  .movable = entry.second});
-      if (host != InstanceId{i}) hosted[Value(host)] += double{1} * entry.first * options_.plan.block_tokens;
+      state.placements.push_back(entry);
+      state.placements.back().home = InstanceId{i};
+      if (entry.host != InstanceId{i})
+        hosted[Value(entry.host)] += double{1} * entry.blocks * options_.plan.block_tokens;
     }
   }
   std::sort(state.placements.begin(), state.placements.end(), [](const Placement& a, const Placement& b) {
@@ -368,7 +371,7 @@ void GManager::SendMoves(absl::Time now) {
     }
   }
   for (Placement& p : state.placements) {
-    if (moving.contains(p.home)) p.movable = 0;
+    if (moving.contains(p.home)) p.movable = p.shared = 0;
   }
   for (const Move& move : Plan(state, cost_, options_.plan)) {
     if (records_[Value(move.from)].unreachable.contains(move.to)) continue;

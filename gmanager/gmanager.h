@@ -91,9 +91,9 @@ class GManager {
     uint64_t waiting_tokens = 0, own_tokens = 0;
     std::optional<Blocked> blocked;
     std::optional<RequestId> oldest;
-    std::set<InstanceId> unreachable;                                  // for this instance
-    std::map<PlacementKey, std::pair<uint32_t, uint32_t>> placements;  // -> blocks, movable
-    std::map<uint64_t, PrefixUse> prefixes;                            // by name
+    std::set<InstanceId> unreachable;  // for this instance
+    std::map<PlacementKey, Placement> placements;
+    std::map<uint64_t, PrefixUse> prefixes;  // by name
   };
   struct OpenMove {
     Move move;

@@ -18,7 +18,7 @@ class Model {
     for (const InstanceState& instance : state.instances) instances_[instance.id] = instance;
     for (const Placement& p : state.placements) {
       if (p.home == p.host) {
-        movable_[{p.home, p.request}] = {p.blocks, std::min(p.blocks, p.movable)};
+        movable_[{p.home, p.request}] = {p.blocks, std::min(p.blocks, p.movable), p.shared, p.readers};
       } else if (p.blocks > 0) {
         remote_[p.home][p.host] += double{1} * p.blocks * options.block_tokens;
         ++rows_[p.home][p.host];
@@ -28,7 +28,7 @@ class Model {
   }
 
   struct Local {
-    uint32_t blocks = 0, movable = 0;
+    uint32_t blocks = 0, movable = 0, shared = 0, readers = 0;
   };
 
   std::map<InstanceId, InstanceState>& instances() { return instances_; }
@@ -46,6 +46,18 @@ class Model {
     return best;
   }
 
+  // The longest prefix with several readers at `home`, as a move: whoever attends to it does so once for all
+  // of them, so it is the cheapest to lend.
+  std::optional<Move> SharedPrefix(InstanceId home) const {
+    std::optional<Move> best;
+    for (const auto& [key, local] : movable_) {
+      if (key.first != home || local.readers < 2 || local.shared <= (best.has_value() ? best->blocks : 0))
+        continue;
+      best = {.request = key.second, .from = home, .blocks = local.shared, .readers = local.readers};
+    }
+    return best;
+  }
+
   uint32_t MovableBlocks(InstanceId home, RequestId request) const {
     const auto it = movable_.find({home, request});
     if (it == movable_.end() || it->second.blocks < options_.request_blocks_min) return 0;
@@ -59,8 +71,10 @@ class Model {
     return cost_.TokensPerSecond(Value(id), i.batch, i.own_tokens + i.hosted_tokens, Remote(id));
   }
 
-  // Sum of both sides' throughput if `blocks` of `request` moved.
-  double After(InstanceId from, InstanceId to, RequestId request, uint32_t blocks) const {
+  // Sum of both sides' throughput after the move. The home attended to the blocks of each reader, the creditor
+  // does so once.
+  double After(const Move& move) const {
+    const auto& [request, from, to, blocks, readers, gain] = move;
     const InstanceState& i = instances_.at(from);
     const InstanceState& j = instances_.at(to);
     const Joined joined = Joining(i, blocks);
@@ -71,14 +85,15 @@ class Model {
     if (blocks > 0) {
       if (part == remote.end()) part = remote.insert(remote.end(), {Value(to), 0, 0});
       part->tokens += moved;
-      part->rows += hosts_.contains({request, to}) ? 0 : 1;
+      part->rows += readers - (hosts_.contains({request, to}) ? 1 : 0);
     }
     return cost_.TokensPerSecond(Value(from), i.batch + joined.requests,
-                                 i.own_tokens + i.hosted_tokens - moved + joined.tokens, remote) +
+                                 i.own_tokens + i.hosted_tokens - readers * moved + joined.tokens, remote) +
            cost_.TokensPerSecond(Value(to), j.batch, j.own_tokens + j.hosted_tokens + moved, Remote(to));
   }
 
-  void Apply(InstanceId from, InstanceId to, RequestId request, uint32_t blocks) {
+  void Apply(const Move& move) {
+    const auto& [request, from, to, blocks, readers, gain] = move;
     InstanceState& i = instances_.at(from);
     InstanceState& j = instances_.at(to);
     const Joined joined = Joining(i, blocks);
@@ -86,15 +101,15 @@ class Model {
     i.waiting_tokens -= joined.tokens;
     i.waiting -= joined.requests;
     i.batch += joined.requests;
-    i.own_tokens += joined.tokens - moved;
+    i.own_tokens += joined.tokens - readers * moved;
     j.hosted_tokens += moved;
     j.blocks_free -= std::min(j.blocks_free, blocks);
     j.blocks_lendable -= blocks;
     remote_[from][to] += moved;
-    if (hosts_.insert({request, to}).second) ++rows_[from][to];
+    rows_[from][to] += readers - (hosts_.insert({request, to}).second ? 0 : 1);
     Local& local = movable_.at({from, request});
     local.blocks -= blocks;
-    local.movable -= blocks;
+    (readers > 1 ? local.shared : local.movable) -= blocks;
   }
 
  private:
@@ -154,8 +169,6 @@ std::vector<Move> PlanGreedy(const ClusterState& state, const CostModel& cost, c
       const InstanceId from = debtor.id;
       if (done.contains(from) || has_lent.contains(from)) continue;
       done.insert(from);  // until a move is found
-      const std::optional<RequestId> request = model.LongestRequest(from);
-      if (!request.has_value()) continue;
       const InstanceState* creditor = nullptr;
       for (const auto& [id, j] : model.instances()) {
         if (id == from || has_borrowed.contains(id) || MemoryUse(j) >= options.theta_mem ||
@@ -164,19 +177,28 @@ std::vector<Move> PlanGreedy(const ClusterState& state, const CostModel& cost, c
         if (creditor == nullptr || j.blocks_lendable > creditor->blocks_lendable) creditor = &j;
       }
       if (creditor == nullptr) continue;
-      const uint32_t most =
-          std::min({model.MovableBlocks(from, *request), creditor->blocks_lendable, options.move_blocks_max});
-      const double now = model.After(from, creditor->id, *request, 0);
-      Move best{*request, from, creditor->id, 0, 1};
-      for (uint32_t blocks = 1; blocks <= most; ++blocks) {
-        const double gain = model.After(from, creditor->id, *request, blocks) / now;
-        if (gain > best.gain) best = {*request, from, creditor->id, blocks, gain};
+      const uint32_t room = std::min(creditor->blocks_lendable, options.move_blocks_max);
+      Move best{.from = from, .to = creditor->id, .gain = 1};
+      const double now = model.After(best);
+      if (std::optional<Move> shared = model.SharedPrefix(from);
+          shared.has_value() && shared->blocks <= room) {
+        shared->to = creditor->id;
+        shared->gain = model.After(*shared) / now;
+        if (shared->gain >= options.gain_min) best = *shared;
+      }
+      if (const auto request = model.LongestRequest(from); best.blocks == 0 && request.has_value()) {
+        best.request = *request;
+        const uint32_t most = std::min(room, model.MovableBlocks(from, *request));
+        for (Move move = best; move.blocks <= most; ++move.blocks) {
+          move.gain = model.After(move) / now;
+          if (move.gain > best.gain) best = move;
+        }
       }
       if (best.blocks == 0 || best.gain < options.gain_min) continue;
       moves.push_back(best);
       has_borrowed.insert(from);
       has_lent.insert(best.to);
-      model.Apply(from, best.to, *request, best.blocks);
+      model.Apply(best);
       done.erase(from);
       progress = true;
     }
@@ -199,7 +221,7 @@ std::vector<Move> Plan(const ClusterState& state, const CostModel& cost, const P
 double PredictPair(const ClusterState& state, const CostModel& cost, const PlanOptions& options,
                    const Move& move) {
   const Model model(state, cost, options);
-  return model.After(move.from, move.to, move.request, move.blocks);
+  return model.After(move);
 }
 
 }  // namespace lombard

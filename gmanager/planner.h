@@ -38,7 +38,9 @@ struct Placement {
   RequestId request;
   InstanceId home{}, host{};
   uint32_t blocks = 0;
-  uint32_t movable = 0;  // full blocks with one reader, at home; others stay
+  uint32_t movable = 0;  // full blocks with one reader, at home
+  // Beside them, a prefix that `readers` requests of the home read, this one the oldest: it moves whole.
+  uint32_t shared = 0, readers = 0;
 };
 
 struct ClusterState {
@@ -51,7 +53,8 @@ struct Move {
   RequestId request;
   InstanceId from{}, to{};
   uint32_t blocks = 0;
-  double gain = 0;  // predicted tokens per second after / before, of both instances together
+  uint32_t readers = 1;  // more: the blocks are a shared prefix
+  double gain = 0;       // predicted tokens per second after / before, of both instances together
 };
 
 enum class PlanPolicy : uint8_t { kNone, kGreedy };

@@ -93,6 +93,24 @@ TEST_F(GManagerTest, EachHeartbeatIsAnsweredWithTheViewOfAll) {
   EXPECT_GT(Ack(2, beat).view().epoch(), epoch);
 }
 
+TEST_F(GManagerTest, ASharedPrefixIsNeverLongerThanWhatLiesThere) {
+  ControlMessage beat = Beat(0, 1, true);
+  for (uint64_t number : {1, 2}) {
+    AddPlacement(beat, number, 0, 100);
+    messages::Placement& p = *beat.mutable_heartbeat()->mutable_placements()->rbegin();
+    p.set_movable(70), p.set_shared(number == 1 ? 30 : 31), p.set_readers(4);
+  }
+  manager_.Handle(0, beat, now_);
+  const std::vector<Placement> placements = manager_.State().placements;
+  ASSERT_THAT(placements, SizeIs(2));
+  for (const Placement& p : placements) {
+    EXPECT_EQ(p.home, InstanceId{0});
+    EXPECT_EQ(p.movable, 70);
+    EXPECT_EQ(p.shared, 30);
+    EXPECT_EQ(p.readers, 4);
+  }
+}
+
 TEST_F(GManagerTest, AGapInTheDeltasAsksForAFullDumpAndIgnoresPlacementsUntilThen) {
   ControlMessage beat = Beat(0, 1);
   AddPlacement(beat, 1, 0, 100);

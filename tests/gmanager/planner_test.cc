@@ -47,8 +47,9 @@ ClusterState Example(uint32_t waiting) {
 PlanOptions ExampleOptions() { return {.block_tokens = kBlockTokens, .keep_local = 0, .moves_max = 1}; }
 
 double PairAt(const ClusterState& state, uint32_t thousand_tokens) {
-  return PredictPair(state, ExampleCost(), ExampleOptions(),
-                     {kLong, kDebtor, kCreditor, thousand_tokens * 1000 / kBlockTokens});
+  return PredictPair(
+      state, ExampleCost(), ExampleOptions(),
+      {.request = kLong, .from = kDebtor, .to = kCreditor, .blocks = thousand_tokens * 1000 / kBlockTokens});
 }
 
 TEST(PlannerTest, TheGainWithAnEndlessQueueMatchesTheTable) {
@@ -113,6 +114,41 @@ TEST(PlannerTest, GreedyFindsTheSecondAndHigherMaximum) {
   // Local and remote attention balance where 67 K - x = x.
   EXPECT_EQ(moves[0].blocks * kBlockTokens, 33500 / kBlockTokens * kBlockTokens);
   EXPECT_NEAR(moves[0].gain, 1.121, 0.005);
+}
+
+TEST(PlannerTest, ASharedPrefixGoesFirstAndWhole) {
+  ClusterState state = Example(1000000);
+  state.placements[0].movable = 200;
+  state.placements[0].shared = 300, state.placements[0].readers = 4;
+  const double moved = 300.0 * kBlockTokens;
+  const std::vector<Move> moves = Plan(state, ExampleCost(), ExampleOptions());
+  ASSERT_EQ(moves.size(), 1);
+  EXPECT_EQ(moves[0].request, kLong);
+  EXPECT_EQ(moves[0].blocks, 300);
+  EXPECT_EQ(moves[0].readers, 4);
+  // The creditor attends to it once, the home did so for each reader; what is freed is taken by 6 of those
+  // that wait.
+  const CostModel cost = ExampleCost();
+  const double after = cost.TokensPerSecond(0, 18 + 6, 57000 - 4 * moved + 6000, {{1, moved, 4}}) +
+                       cost.TokensPerSecond(1, 20, 20000 + moved, {});
+  EXPECT_NEAR(moves[0].gain, after / PairAt(state, 0), 1e-9);
+  EXPECT_NEAR(PredictPair(state, cost, ExampleOptions(), moves[0]), after, 1e-6);
+}
+
+TEST(PlannerTest, ASharedPrefixThatDoesNotFitIsLeftWhole) {
+  ClusterState state = Example(1000000);
+  state.placements[0].movable = 200;
+  state.placements[0].shared = 300, state.placements[0].readers = 4;
+  state.instances[1].blocks_lendable = 299;
+  std::vector<Move> moves = Plan(state, ExampleCost(), ExampleOptions());
+  ASSERT_EQ(moves.size(), 1);
+  EXPECT_EQ(moves[0].readers, 1);
+  EXPECT_EQ(moves[0].blocks, 200) << "what is private";
+  state.instances[1].blocks_lendable = 300;
+  state.placements[0].readers = 1;  // the others have ended
+  moves = Plan(state, ExampleCost(), ExampleOptions());
+  ASSERT_EQ(moves.size(), 1);
+  EXPECT_EQ(moves[0].blocks, 200);
 }
 
 TEST(PlannerTest, PolicyNoneNeverMoves) {
