@@ -38,7 +38,9 @@ enum class PlantedBug : uint8_t {
   kGrantWhileDraining,  // a draining worker still lends
   kGiveToDraining,      // a draining worker still gets requests
   kLeaveWithLoans,      // a draining worker leaves before its loans have moved
+  // Prefixes lent whole.
+  kRepayWhatOthersRead,  // the first of its readers to end repays the loan
 };
-constexpr int kPlantedBugs = 26;  // kNone included
+constexpr int kPlantedBugs = 27;  // kNone included
 
 }  // namespace lombard

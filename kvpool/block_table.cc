@@ -174,6 +174,23 @@ void BlockTable::AddLent(LoanId id, uint64_t epoch, InstanceId creditor, uint32_
   computed_ = blocks * block_tokens_;
 }
 
+std::vector<BlockId> BlockTable::LendFront(LoanId id, uint64_t epoch, InstanceId creditor, uint32_t blocks) {
+  CHECK(first_block_ == 0 && blocks <= end_block());
+  if (!HasLoan(id)) AddLoan(id, epoch, creditor, blocks);
+  TableLoan& loan = LoanAt(id);
+  CHECK_EQ(loan.taken, 0u);
+  loan.slots = loan.taken = loan.blocks = blocks;
+  std::vector<BlockId> ids;
+  for (uint32_t block = 0; block < blocks; ++block) {
+    BlockPlace& at = At(block);
+    CHECK(at.state == State::kFull);
+    ids.push_back(at.block);
+    at.loan = id, at.slot = block;
+    Become(at, State::kLent);
+  }
+  return ids;
+}
+
 void BlockTable::BringHome(LoanId id, const std::vector<BlockId>& ids) {
   TableLoan& loan = LoanAt(id);
   CHECK_EQ(loan.blocks, ids.size());

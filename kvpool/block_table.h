@@ -104,6 +104,9 @@ class BlockTable {
   // The first blocks of the sequence, full, lie in the slots of a loan from the first on. REQUIRES: none is
   // there yet, and no loan.
   void AddLent(LoanId loan, uint64_t epoch, InstanceId creditor, uint32_t blocks);
+  // The first blocks, full, lie in the slots of a loan from the first on from now on. Their local ids are the
+  // caller's to release. REQUIRES: nothing is in the loan yet; one that the table does not know is added.
+  std::vector<BlockId> LendFront(LoanId loan, uint64_t epoch, InstanceId creditor, uint32_t blocks);
   // What lies in that loan, and nothing of it on its way back, is read here from now on. The loan goes.
   // REQUIRES: as many ids as blocks in it.
   void BringHome(LoanId loan, const std::vector<BlockId>& ids);

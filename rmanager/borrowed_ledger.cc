@@ -361,7 +361,7 @@ void BorrowedLedger::RepayAll(RequestId request, absl::Time now) {
   }
   std::vector<LoanId> ids;
   for (const auto& [id, loan] : loans_) {
-    if (loan.request == request) ids.push_back(id);
+    if (loan.request == request && !loan.shared) ids.push_back(id);
   }
   for (LoanId id : ids) Repay(id, now);
   std::erase_if(results_, [&](const Result& result) { return result.request == request; });

@@ -60,7 +60,8 @@ class BorrowedLedger {
   void Cancel(uint64_t ticket, absl::Time now);
   bool Repay(LoanId id, absl::Time now);  // false: not in use here
   // Also cancels what is under way for the request.
-  void RepayAll(RequestId request, absl::Time now);
+  void Share(LoanId id) { loans_.at(id).shared = true; }
+  void RepayAll(RequestId request, absl::Time now);  // but for shared loans
 
   void OnReply(InstanceId from, const messages::TryMoveKvReply& reply, const ClusterFacts& facts,
                absl::Time now);

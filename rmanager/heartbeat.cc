@@ -26,10 +26,11 @@ void RManager::HurryHeartbeat() {
 RManager::Placements RManager::CurrentPlacements() const {
   Placements placements;
   for (const Load::LongRequest& r : load_.long_requests) {
-    placements[{r.request, Value(options_.self)}] = {r.blocks, std::min(r.blocks, r.movable)};
+    placements[{r.request, Value(options_.self)}] = {r.blocks, std::min(r.blocks, r.movable), r.shared,
+                                                     r.readers};
   }
   for (const auto& [id, loan] : borrowed_.loans()) {
-    if (!loan.prefix) placements[{loan.request, Value(loan.creditor)}].first += loan.blocks;
+    if (!loan.prefix) placements[{loan.request, Value(loan.creditor)}].blocks += loan.blocks;
   }
   return placements;
 }
@@ -71,21 +72,22 @@ void RManager::SendHeartbeat(absl::Time now) {
   beat.mutable_rates()->set_token_seconds(load_.token_seconds);
 
   Placements placements = CurrentPlacements();
-  const auto add = [&](const PlacementKey& key, uint32_t count, uint32_t movable) {
+  const auto add = [&](const PlacementKey& key, const PlacedBlocks& placed) {
     messages::Placement& entry = *beat.add_placements();
     ToWire(key.first, entry.mutable_request());
     entry.set_host(key.second);
-    entry.set_blocks(count);
-    entry.set_movable(movable);
+    entry.set_blocks(placed.blocks);
+    entry.set_movable(placed.movable);
+    entry.set_shared(placed.shared);
+    entry.set_readers(placed.readers);
   };
   for (const auto& [key, entry] : placements) {
     const auto known = reported_.find(key);
-    if (full_heartbeat_ || known == reported_.end() || known->second != entry)
-      add(key, entry.first, entry.second);
+    if (full_heartbeat_ || known == reported_.end() || known->second != entry) add(key, entry);
   }
   if (!full_heartbeat_) {
     for (const auto& [key, entry] : reported_) {
-      if (!placements.contains(key)) add(key, 0, 0);
+      if (!placements.contains(key)) add(key, {});
     }
   }
   reported_ = std::move(placements);

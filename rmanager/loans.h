@@ -20,6 +20,7 @@ struct Loan {
   RequestId request;
   uint32_t blocks = 0;  // slots 0 .. blocks-1
   bool prefix = false;  // its subject is a prefix in the creditor's cache: read only, others read it too
+  bool shared = false;  // the debtor's: several of its requests read it, not only `request`
 };
 
 // At the creditor: where the slots lie. Immutable; slot i of the loan is blocks[i] of the creditor's pool.

@@ -369,10 +369,12 @@ void RManager::OnMove(const messages::MoveKv& move) {
   events_.push_back(MoveWanted{move.plan_id(), request, move.blocks(), to});
 }
 
-std::optional<uint64_t> RManager::StartMove(uint64_t plan_id, absl::Time now) {
+std::optional<uint64_t> RManager::StartMove(uint64_t plan_id, absl::Time now,
+                                            std::optional<uint32_t> blocks) {
   const auto it = moves_.find(plan_id);
   if (it == moves_.end() || it->second.ticket.has_value()) return std::nullopt;
   OpenMove& move = it->second;
+  move.blocks = blocks.value_or(move.blocks);
   move.ticket = borrowed_.Borrow(move.request, move.blocks, Purpose::kMove, now, move.to, facts_);
   return move.ticket;
 }

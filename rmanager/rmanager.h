@@ -73,6 +73,8 @@ struct Load {
     RequestId request;
     uint32_t blocks = 0;   // at home
     uint32_t movable = 0;  // full blocks with one reader
+    // Beside them: a prefix of it that `readers` requests read whole, this one the oldest. It moves whole.
+    uint32_t shared = 0, readers = 0;
   };
   struct HotPrefix {
     uint32_t blocks = 0, readers = 0;  // own requests that read it now
@@ -190,13 +192,15 @@ class RManager {
   void CancelBorrow(uint64_t ticket, absl::Time now);  // no event follows
   // From now on the loan must not be used. Nothing happens to one that is lost or repaid.
   void Repay(LoanId loan, absl::Time now);
+  // From now on other requests read what lies in it too: RepayAll leaves it to Repay. REQUIRES: in use.
+  void ShareLoan(LoanId loan) { borrowed_.Share(loan); }
   // Every loan of the request, and borrowings under way, for which no event follows; also when there are
   // none. Call it when a request ends or is preempted.
   void RepayAll(RequestId request, absl::Time now);
 
   // A move, step by step. StartMove borrows at the destination; BorrowRefused for its ticket ends the move.
-  // Returns nullopt when the plan is not open (any more).
-  std::optional<uint64_t> StartMove(uint64_t plan_id, absl::Time now);
+  // Returns nullopt when the plan is not open (any more). `blocks`: so many instead of those advised.
+  std::optional<uint64_t> StartMove(uint64_t plan_id, absl::Time now, std::optional<uint32_t> blocks = {});
   void FinishMove(uint64_t plan_id, uint32_t blocks_moved);
   void RefuseMove(uint64_t plan_id) { FinishMove(plan_id, 0); }
 
@@ -270,8 +274,12 @@ class RManager {
     InstanceId to;
     std::optional<uint64_t> ticket;
   };
-  using PlacementKey = std::pair<RequestId, uint32_t>;                       // request, host
-  using Placements = std::map<PlacementKey, std::pair<uint32_t, uint32_t>>;  // -> blocks, movable
+  using PlacementKey = std::pair<RequestId, uint32_t>;  // request, host
+  struct PlacedBlocks {                                 // as in messages::Placement
+    uint32_t blocks = 0, movable = 0, shared = 0, readers = 0;
+    bool operator==(const PlacedBlocks&) const = default;
+  };
+  using Placements = std::map<PlacementKey, PlacedBlocks>;
 
   bool AcceptIncarnation(int from, uint64_t incarnation, absl::Time now);
   bool AcceptGManager(uint64_t incarnation);

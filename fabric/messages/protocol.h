@@ -221,6 +221,21 @@
 // MOVES: gManager sends MoveKv (advice) to the home. The home's engine refuses, or borrows at the named
 // destination (TryMoveKv), copies, flips its table between two steps, and reports MoveKvDone. A refused one
 // is dropped until the next plan.
+//
+// A SHARED PREFIX MOVES WHOLE. Blocks that several requests of a home read move together or stay, and go
+// before what one request has alone: the creditor attends to them once for all the readers.
+//   advice    The placement of the oldest reader tells how long the prefix is and how many read it; gManager
+//             plans it first. A MoveKv of at least so many blocks for that request means the prefix.
+//   loan      one, of exactly the prefix, block i in slot i. At the creditor it is a loan of blocks for the
+//             oldest reader like any other. The debtor alone knows that others read it too: all their rows
+//             travel in one message per layer, and are one product since they see all of the same blocks.
+//   flip      The home's readers read at home until all is stored; then all their tables name the loan between
+//             the same two steps. When by then one of them reads a part of it only, or the oldest has ended,
+//             the loan is repaid and nothing has moved. Whoever comes later with the same tokens joins.
+//   end       The last reader to end repays. The loan keeps the name of the request that it was borrowed for,
+//             also after the end of that; a recall is declined only while that request or an older one reads
+//             it. Called back, one reader fetches it for all, or the home's cache has it yet. Lost, each reader
+//             computes it again.
 #pragma once
 
 #include <cstdint>

@@ -152,6 +152,7 @@ std::vector<SequenceOutput> Engine::TakeOutputs() { return std::exchange(outputs
 const StepWork* Engine::Begin(absl::Time now) {
   CHECK(rows_.empty()) << "Begin before Finish";
   FlipStoredBlocks();
+  FlipMovedPrefix(now);
   BringLoansHome(now);
   BringPrefixesHome(now);
   Admit(now);

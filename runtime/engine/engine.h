@@ -135,6 +135,7 @@ class Engine {
   uint64_t prefixes_copied() const { return prefixes_copied_; }  // from other instances, each for all readers
   uint64_t prefixes_awaited() const { return prefixes_awaited_; }  // until they were computed elsewhere
   uint64_t copies_advised() const { return copies_advised_; }      // begun because gManager advised it
+  uint64_t prefixes_lent() const { return prefixes_lent_; }        // whole, each for all its readers
   const RecoveryStats& recovery_stats() const { return recovery_; }
   PrefixStats prefix_stats() const { return prefixes_ == nullptr ? PrefixStats{} : prefixes_->stats(); }
   // The tables of all sequences, and the cache, for whoever audits them. Null: no prefix cache.
@@ -195,6 +196,23 @@ class Engine {
   void BringPrefixesHome(absl::Time now);
   bool ReadHere(Sequence& sequence, absl::Time now);
 
+  // engine_lend_prefix.cc
+  // Prefixes that several sequences read whole, and nobody a part of them, by the oldest reader.
+  struct SharedPrefix {
+    uint32_t blocks = 0, readers = 0;
+  };
+  std::map<RequestId, SharedPrefix> LendablePrefixes() const;
+  // The node with which ends what it shares; nullopt: nothing is shared, or some read a part of it only.
+  std::optional<PrefixNodeView> SharedEnd(const Sequence& sequence) const;
+  bool StartPrefixMove(const MoveWanted& wanted, absl::Time now);
+  void SendPrefix(const Borrowed& borrowed, absl::Time now);
+  void FlipMovedPrefix(absl::Time now);
+  void EndPrefixMove(uint32_t moved, absl::Time now);
+  // Reads what a running sequence has lent of the same tokens.
+  bool TryReadLent(Sequence& sequence, uint64_t cached_blocks, uint32_t blocks);
+  std::vector<RequestId> ReadersOf(LoanId loan) const;  // oldest first
+  void RepayUnlessRead(LoanId loan, absl::Time now);
+
   // How many of the `wanted` next tokens have room now; finds more room where it can. 0: blocked.
   uint32_t MakeRoom(Sequence& sequence, uint32_t wanted, absl::Time now);
   bool PreemptYoungerThan(const Sequence& sequence, absl::Time now);
@@ -214,6 +232,7 @@ class Engine {
   // Ships full blocks that need no step to be complete. REQUIRES: there are some, and free slots.
   void ExportFullBlocks(Sequence& sequence, uint32_t count);
   void LoseLoan(const Loan& loan, absl::Time now);
+  void LoseLoan(Sequence& sequence, const Loan& loan, absl::Time now);
   void GiveBack(const RecallWanted& recall, absl::Time now);
 
   // engine_return.cc
@@ -262,7 +281,17 @@ class Engine {
   std::map<uint64_t, uint64_t> prefix_rows_;     // here or elsewhere, so far, by the prefix's name
   std::map<uint64_t, Load::HotPrefix> hot_;      // those read most, in the last step
   std::set<uint64_t> copies_wanted_;             // names; advice since the last step
-  uint64_t prefixes_copied_ = 0, prefixes_awaited_ = 0, copies_advised_ = 0;
+  uint64_t prefixes_copied_ = 0, prefixes_awaited_ = 0, copies_advised_ = 0, prefixes_lent_ = 0;
+  // A prefix on its way to a creditor, in the name of its oldest reader, and read here until all of it is there.
+  struct PrefixMove {
+    uint64_t plan_id = 0, ticket = 0;
+    RequestId request;
+    PrefixReader reader{};  // so that nothing of it is evicted
+    std::vector<BlockId> blocks;
+    LoanId loan{};          // once it is granted
+    uint64_t transfer = 0;  // likewise
+  };
+  std::optional<PrefixMove> prefix_move_;
 };
 
 }  // namespace lombard

@@ -78,6 +78,7 @@ void Engine::CountPrefixRows() {
   };
   for (const Row& row : rows_) {
     const Sequence& s = *row.sequence;
+    if (s.elsewhere.has_value() && s.elsewhere->lent) continue;  // no copy of it is wanted here
     if (s.elsewhere.has_value()) {
       Count(s.elsewhere->name, row.tokens, &rows_elsewhere_);
       add(s.elsewhere->name, s.elsewhere->blocks, /*here=*/false, row.tokens);
@@ -113,6 +114,7 @@ void Engine::BringPrefixesHome(absl::Time now) {
       rows_elsewhere_.erase(prefix.name);
       continue;
     }
+    if (prefix.lent) continue;
     Readers& all = readers[prefix.name];
     const bool comes = std::any_of(s.returns.begin(), s.returns.end(),
                                    [&](const LoanReturn& back) { return back.loan == prefix.loan; });
@@ -143,7 +145,7 @@ bool Engine::ReadHere(Sequence& s, absl::Time now) {
   s.reader = prefixes_->Pin(match, tokens.size(), now);
   for (BlockId id : match.blocks) pool_->Retain(id);
   s.table.BringHome(prefix.loan, match.blocks);
-  rmanager_->Repay(prefix.loan, now);
+  RepayUnlessRead(prefix.loan, now);
   s.elsewhere.reset();
   StartSharing(s, prefix.blocks, now);
   return true;

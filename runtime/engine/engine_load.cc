@@ -47,6 +47,7 @@ void Engine::ReportLoad() {
     load.oldest_blocked = {
         .request = s.id(), .blocks = s.blocked_need, .since = *s.blocked_since, .held = held};
   };
+  const std::map<RequestId, SharedPrefix> lendable = LendablePrefixes();
   for (const SequencePtr& s : running_) {
     consider(*s);
     if (s->phase != SequencePhase::kRunning) continue;
@@ -54,7 +55,15 @@ void Engine::ReportLoad() {
     ++load.batch;
     load.own_tokens += s->table.local_tokens();
     const uint32_t home = s->table.local_blocks(), movable = PrivateBlocks(*s);
-    if (movable > 0) load.long_requests.push_back({.request = s->id(), .blocks = home, .movable = movable});
+    const auto whole = lendable.find(s->id());
+    const SharedPrefix shared = whole == lendable.end() ? SharedPrefix{} : whole->second;
+    if (movable > 0 || shared.blocks > 0) {
+      load.long_requests.push_back({.request = s->id(),
+                                    .blocks = home,
+                                    .movable = movable,
+                                    .shared = shared.blocks,
+                                    .readers = shared.readers});
+    }
   }
   for (const SequencePtr& s : waiting_) {
     consider(*s);

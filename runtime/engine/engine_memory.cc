@@ -105,6 +105,7 @@ bool Engine::TryAdmit(Sequence& s, absl::Time now) {
   if (prefixes_ != nullptr) {
     const PrefixMatch match = prefixes_->Match(s.request.cache_salt, s.tokens);
     if (SomeoneComputesMoreOf(s, match.tokens)) return false;
+    if (TryReadLent(s, match.blocks.size(), need)) return true;
     if (TryReadElsewhere(s, match.tokens, need, now)) return true;
     if (TryAdmitOverPrefix(s, match, need, now)) return true;
   }
@@ -155,6 +156,8 @@ uint32_t Engine::ClusterLendable(const RequestId& request) const {
 
 void Engine::HandleEvent(const RManager::Event& event, absl::Time now) {
   if (const auto* borrowed = std::get_if<Borrowed>(&event)) {
+    if (prefix_move_.has_value() && prefix_move_->ticket == borrowed->ticket)
+      return SendPrefix(*borrowed, now);
     Sequence* s = Find(borrowed->request);
     if (s != nullptr && s->adoptions.erase(borrowed->ticket) > 0) return Adopt(*s, *borrowed, now);
     const bool moves = s != nullptr && s->move.has_value() && s->move->ticket == borrowed->ticket;
@@ -183,6 +186,7 @@ void Engine::HandleEvent(const RManager::Event& event, absl::Time now) {
       s->phase = SequencePhase::kRunning;
     }
   } else if (const auto* refused = std::get_if<BorrowRefused>(&event)) {
+    if (prefix_move_.has_value() && prefix_move_->ticket == refused->ticket) return EndPrefixMove(0, now);
     Sequence* s = Find(refused->request);
     if (s == nullptr || s->adoptions.erase(refused->ticket) > 0) return;
     if (s->move.has_value() && s->move->ticket == refused->ticket) s->move.reset();
@@ -208,6 +212,7 @@ void Engine::HandleEvent(const RManager::Event& event, absl::Time now) {
     // oldest of the cluster.
     if (s->phase == SequencePhase::kBorrowing || !rmanager_->IsOldest(s->id())) Preempt(*s, now);
   } else if (const auto* wanted = std::get_if<MoveWanted>(&event)) {
+    if (StartPrefixMove(*wanted, now)) return;
     Sequence* s = Find(wanted->request);
     const bool can = s != nullptr && s->phase == SequencePhase::kRunning && !s->move.has_value() &&
                      s->exports.empty() && s->table.free_lent_slots() == 0 && PrivateBlocks(*s) > 0;
@@ -306,14 +311,16 @@ void Engine::ReleaseMemory(Sequence& s, absl::Time now) {
     for (const BlockExport& part : *under_way) mover_->ForgetTransfer(part.transfer);
   }
   s.exports.clear(), s.imports.clear(), s.returns.clear();
+  if (prefix_move_.has_value() && prefix_move_->request == s.id()) EndPrefixMove(0, now);
   EndMove(s);
   s.ticket.reset();
   s.adoptions.clear();
-  s.elsewhere.reset();
+  const std::optional<PrefixElsewhere> elsewhere = std::exchange(s.elsewhere, std::nullopt);
   s.coming.reset();
   LeavePrefix(s, now);
   pool_->ReleaseAll(s.table.Clear());
   rmanager_->RepayAll(s.id(), now);  // loans, and borrowings under way
+  if (elsewhere.has_value()) RepayUnlessRead(elsewhere->loan, now);
 }
 
 void Engine::PlanExports() {
@@ -374,42 +381,47 @@ void Engine::ExportFullBlocks(Sequence& s, uint32_t count) {
 }
 
 void Engine::LoseLoan(const Loan& loan, absl::Time now) {
-  Sequence* s = Find(loan.request);
-  if (s == nullptr || !s->table.HasLoan(loan.id)) return;
-  for (auto* under_way : {&s->exports, &s->imports}) {
+  if (prefix_move_.has_value() && prefix_move_->loan == loan.id) return EndPrefixMove(0, now);
+  for (const RequestId& reader : ReadersOf(loan.id)) LoseLoan(*Find(reader), loan, now);
+}
+
+void Engine::LoseLoan(Sequence& s, const Loan& loan, absl::Time now) {
+  for (auto* under_way : {&s.exports, &s.imports}) {
     std::erase_if(*under_way, [&](const BlockExport& part) {
       const bool of_it = part.blocks[0].loan == loan.id;
       if (of_it) mover_->ForgetTransfer(part.transfer);
       return of_it;
     });
   }
-  const uint32_t lost = s->table.LoseLoan(loan.id);
-  if (loan.prefix) s->request.prefix.reset();
-  EndFinishedMove(*s);
+  const uint32_t lost = s.table.LoseLoan(loan.id);
+  if (loan.prefix) s.request.prefix.reset();
+  EndFinishedMove(s);
   if (lost == 0) return;
-  s->recovers = true;
+  s.recovers = true;
   ++recovery_.loans_lost;
   recovery_.blocks_lost += lost;
   // What the first lost token saw may be behind the window by now, and dropped.
-  const int visible = AttentionShape::FirstVisible(static_cast<int>(s->computed()), window_max_);
-  if (static_cast<uint32_t>(visible) < s->table.first_block() * options_.block_tokens) Preempt(*s, now);
+  const int visible = AttentionShape::FirstVisible(static_cast<int>(s.computed()), window_max_);
+  if (static_cast<uint32_t>(visible) < s.table.first_block() * options_.block_tokens) Preempt(s, now);
 }
 
 // A loan that its creditor calls back comes home where there is room for it, here or at others.
 void Engine::GiveBack(const RecallWanted& recall, absl::Time now) {
   const LoanId loan = recall.loan.id;
-  Sequence* s = Find(recall.loan.request);
-  if (s == nullptr || !s->table.HasLoan(loan)) return rmanager_->Repay(loan, now);
+  if (prefix_move_.has_value() && prefix_move_->loan == loan) return EndPrefixMove(0, now);
+  const std::vector<RequestId> readers = ReadersOf(loan);
+  if (readers.empty()) return rmanager_->Repay(loan, now);
+  Sequence* s = Find(readers.front());
   if (s->phase != SequencePhase::kRunning) return Preempt(*s, now);  // adopted, and not yet in use
   if (options_.bug == PlantedBug::kUseRepaid) return rmanager_->Repay(loan, now);
   const uint32_t all = ClusterLendable(s->id());
   const uint32_t elsewhere = all - std::min(all, LendableAt(recall.loan.creditor, s->id()));
   if (s->table.loan(loan).blocks <= pool_->free_count() + elsewhere) {
     TakeHome(loan, now + (recall.deadline - now) / 2, now);  // time is left for the Repay
-  } else if (recall.may_decline) {
+  } else if (recall.may_decline && readers.front() <= recall.loan.request) {
     rmanager_->DeclineRecall(loan);
   } else {
-    Preempt(*s, now);  // repays
+    for (const RequestId& reader : readers) Preempt(*Find(reader), now);  // the last one repays
   }
 }
 

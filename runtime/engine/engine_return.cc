@@ -8,17 +8,23 @@
 namespace lombard {
 
 void Engine::TakeHome(LoanId id, absl::Time deadline, absl::Time now) {
-  for (const SequencePtr& s : running_) {
-    if (!s->table.HasLoan(id)) continue;
-    const bool known = std::any_of(s->returns.begin(), s->returns.end(),
-                                   [id](const LoanReturn& back) { return back.loan == id; });
-    if (known) return;
-    s->table.CloseLoan(id);
-    const TableLoan& loan = s->table.loan(id);
-    s->returns.push_back(
-        {.loan = id, .begin = now, .deadline = deadline, .blocks = loan.blocks + loan.leaving});
-    EndFinishedMove(*s);
+  const auto comes = [id](const SequencePtr& s) {
+    return std::any_of(s->returns.begin(), s->returns.end(),
+                       [id](const LoanReturn& back) { return back.loan == id; });
+  };
+  if (std::any_of(running_.begin(), running_.end(), comes)) return;
+  const std::vector<RequestId> readers = ReadersOf(id);
+  if (readers.empty()) return;
+  // A prefix that was lent: each reader may read what the cache has yet, or what has come.
+  for (const RequestId& reader : readers) {
+    std::optional<PrefixElsewhere>& elsewhere = Find(reader)->elsewhere;
+    if (elsewhere.has_value() && elsewhere->loan == id) elsewhere->lent = false;
   }
+  Sequence& s = *Find(readers.front());  // which fetches it for all of them
+  s.table.CloseLoan(id);
+  const TableLoan& loan = s.table.loan(id);
+  s.returns.push_back({.loan = id, .begin = now, .deadline = deadline, .blocks = loan.blocks + loan.leaving});
+  EndFinishedMove(s);
 }
 
 void Engine::BringLoansHome(absl::Time now) {
@@ -31,7 +37,7 @@ void Engine::BringLoansHome(absl::Time now) {
       const TableLoan& loan = s->table.loan(back.loan);
       if (loan.blocks + loan.leaving == 0) {
         s->table.EndLoan(back.loan);
-        rmanager_->Repay(back.loan, now);
+        RepayUnlessRead(back.loan, now);
         return true;
       }
       if (now >= back.deadline) {

@@ -73,11 +73,12 @@ struct BlockMove {
   uint32_t blocks = 0, moved = 0;
 };
 
-// The sequence's first blocks, when they lie in another instance's prefix cache.
+// The sequence's first blocks, when they lie in another instance's prefix cache, or were lent there whole.
 struct PrefixElsewhere {
   LoanId loan{};
   uint64_t name = 0;  // of the last block (kvpool/block_hash.h)
   uint32_t blocks = 0;
+  bool lent = false;  // to have the memory: it stays there, until it is called back
 };
 
 // The prefix that another instance is computing, as it said last.

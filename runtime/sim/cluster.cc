@@ -199,6 +199,7 @@ void ClusterSim::EndProcess(int rank) {
   stats_.copied += process->engine->prefixes_copied();
   stats_.awaited += process->engine->prefixes_awaited();
   stats_.copies_advised += process->engine->copies_advised();
+  stats_.prefixes_lent += process->engine->prefixes_lent();
   stats_.fenced += process->instance->fenced_count(), stats_.preemptions += process->engine->preemptions();
   stats_.adopted_tokens += process->engine->recovery_stats().adopted_tokens;
   loans_.CreditorGone(*process->rmanager);

@@ -43,6 +43,7 @@ struct SimStats {
   uint64_t prefixes = 0, copied = 0;  // of loans, to read a prefix; prefixes brought home for all readers
   uint64_t awaited = 0;               // of prefixes, those that were still being computed
   uint64_t copies_advised = 0;        // begun because gManager advised it
+  uint64_t prefixes_lent = 0;         // whole, each for all its readers
 };
 
 constexpr uint32_t kPoolOfComers = 32;  // blocks of those that take any place: none shrinks by them

@@ -1,6 +1,7 @@
 #include "runtime/sim/oracle.h"
 
 #include <algorithm>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
@@ -271,18 +272,19 @@ absl::Status AuditBlocks(const KvPool& pool, const RManager& rmanager, const Eng
 }
 
 absl::Status AuditTables(const RManager& rmanager, const Engine& engine) {
-  size_t count = 0;
+  std::set<LoanId> used;
   for (const auto& [id, table] : engine.tables()) {
     for (const TableLoan& loan : table->loans()) {
       const auto it = rmanager.borrowed().find(loan.id);
-      if (it == rmanager.borrowed().end() || it->second.epoch != loan.epoch || it->second.request != id)
+      if (it == rmanager.borrowed().end() || it->second.epoch != loan.epoch ||
+          (it->second.request != id && !it->second.shared))
         return absl::InternalError(absl::StrCat(ToString(id), " uses a loan that is not its own"));
-      ++count;
+      used.insert(loan.id);
     }
   }
-  if (count != rmanager.borrowed().size()) {
+  if (used.size() != rmanager.borrowed().size()) {
     return absl::InternalError(
-        absl::StrCat("the tables use ", count, " of ", rmanager.borrowed().size(), " borrowed loans"));
+        absl::StrCat("the tables use ", used.size(), " of ", rmanager.borrowed().size(), " borrowed loans"));
   }
   return absl::OkStatus();
 }

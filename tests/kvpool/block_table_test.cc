@@ -104,6 +104,25 @@ TEST(BlockTable, ABlockOnItsWayIsReadHereAndMayStay) {
   ASSERT_TRUE(table.CheckInvariants().ok()) << table.CheckInvariants();
 }
 
+TEST(BlockTable, ItsFirstBlocksFlipToALoanAtOnce) {
+  BlockTable table(4);
+  table.AddShared(Ids(7, 2));
+  table.AddSpare(Ids(0, 2));
+  Compute(table, 6);
+  table.AddLoan(LoanId{7}, 1, InstanceId{2}, 2);
+  table.CloseLoan(LoanId{7});  // until all is there, nothing may leave for it
+  EXPECT_TRUE(table.NextDepartures(9).empty());
+  EXPECT_EQ(table.LendFront(LoanId{7}, 1, InstanceId{2}, 2), Ids(7, 2));
+  EXPECT_THAT(States(table), ElementsAre(State::kLent, State::kLent, State::kFull, State::kOpen));
+  EXPECT_EQ(table.place(1).slot, 1u);
+  EXPECT_EQ(table.free_lent_slots(), 0u);
+  EXPECT_EQ(table.spare_blocks(), 0u) << "the local ones are others' too";
+  EXPECT_TRUE(table.CheckInvariants().ok()) << table.CheckInvariants();
+  table.BringHome(LoanId{7}, Ids(20, 2));
+  EXPECT_EQ(table.LocalBlock(1), BlockId{21});
+  EXPECT_TRUE(table.CheckInvariants().ok()) << table.CheckInvariants();
+}
+
 TEST(BlockTable, BeginsWithSharedBlocksAndTakesATwinInTheirPlace) {
   BlockTable table(4);
   table.AddShared(Ids(7, 2));

@@ -17,7 +17,7 @@ struct Range {
 Range Seeds() {
   if (const char* one = std::getenv("LOMBARD_SIM_SEED")) return {std::strtoull(one, nullptr, 10), 1};
   const char* many = std::getenv("LOMBARD_SIM_SEEDS");
-  return {0, many != nullptr ? std::strtoull(many, nullptr, 10) : 150};
+  return {600, many != nullptr ? std::strtoull(many, nullptr, 10) : 150};
 }
 
 TEST(ClusterSim, SeedsHold) {
@@ -33,6 +33,7 @@ TEST(ClusterSim, SeedsHold) {
     sum.preemptions += sim.stats().preemptions, sum.adopted_tokens += sim.stats().adopted_tokens;
     sum.prefixes += sim.stats().prefixes, sum.copied += sim.stats().copied;
     sum.awaited += sim.stats().awaited, sum.copies_advised += sim.stats().copies_advised;
+    sum.prefixes_lent += sim.stats().prefixes_lent;
     sum.joined += sim.stats().joined, sum.left += sim.stats().left;
     sum.handed_back += sim.stats().handed_back;
   }
@@ -51,6 +52,7 @@ TEST(ClusterSim, SeedsHold) {
   EXPECT_GT(sum.copied, 0);
   EXPECT_GT(sum.awaited, 0);
   EXPECT_GT(sum.copies_advised, 0);
+  EXPECT_GT(sum.prefixes_lent, 0);
   EXPECT_GT(sum.joined, 0);
   EXPECT_GT(sum.left, 0);
   EXPECT_GT(sum.handed_back, 0);
@@ -134,7 +136,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Planted{PlantedBug::kJoinReusesNumber, "JoinReusesNumber", {0, 10}},
                     Planted{PlantedBug::kGrantWhileDraining, "GrantWhileDraining", {30075, 10}},
                     Planted{PlantedBug::kGiveToDraining, "GiveToDraining", {10000, 20}},
-                    Planted{PlantedBug::kLeaveWithLoans, "LeaveWithLoans", {10000, 20}}),
+                    Planted{PlantedBug::kLeaveWithLoans, "LeaveWithLoans", {10000, 20}},
+                    Planted{PlantedBug::kRepayWhatOthersRead, "RepayWhatOthersRead", {0, 20}}),
     [](const auto& info) { return info.param.name; });
 
 }  // namespace

@@ -130,6 +130,17 @@ void LoanBench::Lose(int creditor, bool told) {
   if (told) ranks_[0].rmanager->PeerLost(creditor, now_);
 }
 
+void LoanBench::Move(uint64_t request, uint32_t blocks, int creditor) {
+  messages::ControlMessage advice;
+  advice.set_incarnation(1);
+  advice.mutable_move_kv()->set_plan_id(1u << 20);  // newer than gManager's
+  advice.mutable_move_kv()->mutable_request()->set_arrival_us(request + 1);
+  advice.mutable_move_kv()->mutable_request()->set_number(request);
+  advice.mutable_move_kv()->set_blocks(blocks);
+  advice.mutable_move_kv()->set_to(static_cast<uint32_t>(creditor));
+  ranks_[0].rmanager->Handle(0, advice, now_);
+}
+
 void LoanBench::TakeHome(int creditor, absl::Duration within) {
   for (const auto& [id, loan] : ranks_[0].rmanager->borrowed()) {
     if (loan.creditor == InstanceId(creditor)) engine_->TakeHome(id, now_ + within, now_);

@@ -43,6 +43,8 @@ class LoanBench {
   // A creditor forgets every loan of the debtor's, as after a restart. The debtor learns it when a query or a
   // transfer is refused, or at once.
   void Lose(int creditor, bool told = false);
+  // As gManager would advise.
+  void Move(uint64_t request, uint32_t blocks, int creditor);
   void TakeHome(int creditor, absl::Duration within);  // every loan of it
   uint32_t lent(int creditor) const { return ranks_[creditor].rmanager->counters().lent; }
   void SetLending(int creditor, bool on);  // off: it has no memory to spare

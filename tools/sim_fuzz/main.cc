@@ -24,7 +24,7 @@ void Add(const SimStats& more, SimStats* sum) {
   sum->joined += more.joined, sum->left += more.left, sum->handed_back += more.handed_back;
   sum->fenced += more.fenced, sum->replayed += more.replayed, sum->preemptions += more.preemptions;
   sum->prefixes += more.prefixes, sum->copied += more.copied, sum->awaited += more.awaited;
-  sum->copies_advised += more.copies_advised;
+  sum->copies_advised += more.copies_advised, sum->prefixes_lent += more.prefixes_lent;
 }
 
 }  // namespace
@@ -67,14 +67,15 @@ int main(int argc, char** argv) {
   absl::PrintF(
       "%u seeds without a violation in %.1f s (%.1f per second)\n"
       "events %u, committed steps %u (remote %u, abandoned %u), tokens %u\n"
-      "loans %u (of prefixes %u, %u awaited, %u brought home, %u copies begun on advice; recalled %u, %u "
+      "loans %u (of prefixes %u, %u awaited, %u brought home, %u copies begun on advice, %u lent whole; "
+      "recalled %u, %u "
       "times for the guard, overdue "
       "%u, lost %u), "
       "fenced %u, requests replayed %u (%u tokens adopted), preemptions %u\n"
       "joined %u, left in good order %u, requests handed back %u\n",
       done, Seconds() - start, static_cast<double>(done) / (Seconds() - start), sum.events, sum.steps,
       sum.remote_steps, sum.abandoned_steps, sum.tokens, sum.loans, sum.prefixes, sum.awaited, sum.copied,
-      sum.copies_advised, sum.recalled, sum.guard_recalls, sum.overdue, sum.lost, sum.fenced, sum.replayed,
-      sum.adopted_tokens, sum.preemptions, sum.joined, sum.left, sum.handed_back);
+      sum.copies_advised, sum.prefixes_lent, sum.recalled, sum.guard_recalls, sum.overdue, sum.lost,
+      sum.fenced, sum.replayed, sum.adopted_tokens, sum.preemptions, sum.joined, sum.left, sum.handed_back);
   return 0;
 }

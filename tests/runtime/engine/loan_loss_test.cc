@@ -282,5 +282,36 @@ TEST_F(LoanLossTest, BehindWindowsItBeginsAgain) {
   }
 }
 
+// A prefix of three is lent whole; it stays, is lost, or is called home.
+TEST_F(LoanLossTest, OfAPrefixThatSeveralRead) {
+  constexpr uint32_t kShared = 20;  // blocks
+  std::vector<std::vector<int32_t>> prompts;
+  std::vector<LoanBench::Result> alone;
+  for (uint32_t i = 0; i < 3; ++i) {
+    prompts.push_back(Prompt(kShared * kBlock));
+    const std::vector<int32_t> own = Prompt(20, 500 + 40 * i);
+    prompts.back().insert(prompts.back().end(), own.begin(), own.end());
+    alone.push_back(Undisturbed(prompts.back(), 60));
+  }
+  for (const char* fate : {"stays", "lost", "home"}) {
+    SCOPED_TRACE(fate);
+    LoanBench bench({.kv_blocks = {100, 100}, .engine = Options(), .kv_is_fast = true}, model_, tokenizer_);
+    for (const auto& prompt : prompts) bench.Submit(prompt, 60);
+    bench.At(400, [&] { bench.Move(0, kShared, 1); });
+    uint32_t lent = 0;
+    bench.At(450, [&] {
+      lent = bench.lent(1);
+      if (fate == std::string("lost")) bench.Lose(1);
+      if (fate == std::string("home")) bench.TakeHome(1, absl::InfiniteDuration());
+    });
+    ASSERT_TRUE(bench.Run()) << bench.error();
+    EXPECT_EQ(lent, kShared);
+    EXPECT_EQ(bench.engine().prefixes_lent(), 1u);
+    for (size_t i = 0; i < prompts.size(); ++i) ExpectSame(bench.results()[i], alone[i]);
+    EXPECT_EQ(bench.engine().preemptions(), 0u);
+    EXPECT_EQ(bench.engine().recovery_stats().recomputed_tokens > 0, fate == std::string("lost"));
+  }
+}
+
 }  // namespace
 }  // namespace lombard
