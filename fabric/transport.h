@@ -1,8 +1,8 @@
 // Moves messages between the workers of a job. Backends: loopback (one process), sim (tests, faults), ucx.
 //
 // Threads: Send, Wake and counters may be called from any thread and never block on a peer. Poll belongs to
-// one thread, the progress thread: it moves bytes and calls the handler; the handler must not compute or
-// block. Close ends it.
+// one thread, the progress thread: it moves bytes (a sender may move those of a small message itself) and
+// calls the handler; the handler must not compute or block. Close ends it.
 //
 // Delivery: messages between two workers arrive whole, once, in the order sent, whatever their channel. A
 // message to a peer that was lost is refused with kUnavailable; messages accepted before the loss may or may

@@ -61,17 +61,22 @@ absl::Status UcxTransportImpl::Send(int to, Message message) {
     (to == rank_ ? self_outbox_ : peer.outbox).push_back(std::move(outgoing));
   }
   outbox_filled_.store(true);
-  if (to == rank_ || bytes > kDirectBytesMax || !SendDirectly(peer)) worker_->Wake();
+  if (to == rank_ || bytes > kDirectBytesMax || !SendDirectly()) worker_->Wake();
   return absl::OkStatus();
 }
 
-// Without the detour over the progress thread. False: there is something left for that thread.
-bool UcxTransportImpl::SendDirectly(Peer& peer) {
+// Everything that waits, also what other senders have left, without the detour over the progress thread.
+// False: there is something left for that thread.
+bool UcxTransportImpl::SendDirectly() {
   const std::unique_lock turn(turn_mutex_, std::try_to_lock);
   if (!turn.owns_lock()) return false;
   TakeOutboxes();
-  Pump(peer);
-  return peer.cutter.idle() && ops_under_way_ == 0 && news_.empty() && !failures_pending_;
+  bool all_sent = true;
+  for (auto& peer : peers_) {
+    Pump(*peer);
+    all_sent = all_sent && peer->cutter.idle();
+  }
+  return all_sent && ops_under_way_ == 0 && news_.empty() && !failures_pending_;
 }
 
 void UcxTransportImpl::Poll(TransportHandler& handler, absl::Duration wait) {

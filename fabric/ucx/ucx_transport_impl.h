@@ -127,7 +127,7 @@ class UcxTransportImpl final : public UcxTransport {
   void MakePeers(int rank, int size);
   absl::Status MakeEndpoint(Peer& peer);
   bool Turn();
-  bool SendDirectly(Peer& peer);
+  bool SendDirectly();
   bool TakeOutboxes();
   void Pump(Peer& peer);
   void Post(Peer& peer, const ChunkHeader& header, const absl::string_view (&parts)[2],

@@ -30,8 +30,9 @@ class UcxWorker {
   absl::StatusOr<std::string> Address() const;
   // One turn; false when there was nothing to do.
   bool Progress() { return ucp_worker_progress(worker_) != 0; }
-  // `calls` is held by who calls UCX, and not by who waits. Blocks until UCX has something to do, `other_fd` (if not -1) is readable, Wake is called, or `wait` has
+  // Blocks until UCX has something to do, `other_fd` (if not -1) is readable, Wake is called, or `wait` has
   // passed; returns at once when has_work(), which may read what other threads write before they call Wake.
+  // `calls` is held by whoever calls UCX, and not while waiting.
   void Wait(absl::Duration wait, int other_fd, std::mutex& calls, absl::FunctionRef<bool()> has_work);
   // Any thread. Cheap when nobody waits.
   void Wake();

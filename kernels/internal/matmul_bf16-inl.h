@@ -32,7 +32,7 @@ void PackPairs(const float* x, int64_t k, uint16_t* packed) {
 }
 
 // Bytes from the weights that are met to those that are fetched meanwhile: `near` into the first-level cache,
-// `far` into the second. 0: nothing is.
+// `far` into the second.
 struct Ahead {
   int64_t near = 0, far = 0;
 };
@@ -193,7 +193,8 @@ inline void PairsRows(const PairsBlock& b, const uint16_t* x, int64_t stride, in
   if (take == 6) rows.template operator()<6>();
 }
 
-// More, still few rows: columns four by four outside, whose weights come from memory while the first rows meet them.
+// More, still few rows: columns four by four outside, whose weights come from memory while the first rows
+// meet them.
 void PairsFew(const PairsBlock& b) {
   const uint16_t* x = b.x;
   for (int64_t k = 0; k < b.k; k += kPairsBlock) {
