@@ -33,8 +33,8 @@ class AnnouncedExchanges {
     absl::Span<const SpanQuery> queries;
     std::vector<std::shared_ptr<const std::vector<BlockId>>> held;  // the queries' blocks stay meanwhile
   };
-  // After EndIfOver. may_attend: the guard allows it. True: it was promised, and all is submitted; `promised` is called before
-  // that, which may have to wait for the debtor (fabric/collectives.h).
+  // After EndIfOver. may_attend: the guard allows it. True: it was promised, and all is submitted; `promised`
+  // is called before that, which may have to wait for the debtor (fabric/collectives.h).
   bool OnAnnouncement(const Announcement& announcement, Reads reads, bool may_attend,
                       absl::FunctionRef<void()> promised);
   bool under_way() const { return under_way_; }
