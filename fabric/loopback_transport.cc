@@ -30,8 +30,9 @@ struct Mailbox {
   std::vector<uint64_t> queued_bytes;  // by sender: in `events`
   std::vector<bool> left;              // by sender: its goodbye or loss is already in `events`
   bool woken = false;
-  bool gone = false;                 // the owner closed or was destroyed
-  std::atomic<bool> pending{false};  // there are events, or a wake-up
+  bool gone = false;                    // the owner closed or was destroyed
+  std::atomic<bool> pending{false};     // there are events, or a wake-up
+  std::atomic<size_t> device_bytes{0};  // the largest device payload that the owner takes
 };
 
 using Hub = std::vector<std::unique_ptr<Mailbox>>;
@@ -51,10 +52,11 @@ class LoopbackTransport final : public Transport {
   }
 
   absl::Status Send(int to, Message message) override {
-    if (absl::Status status = CheckSend(message, to, size()); !status.ok()) return status;
+    if (absl::Status status = CheckSend(message, to, size(), device_payload_max(to)); !status.ok())
+      return status;
     AlignPayload(message.payload);
     const Channel channel = message.channel;
-    const uint64_t header_bytes = message.header.size(), payload_bytes = message.payload.size();
+    const uint64_t header_bytes = message.header.size(), payload_bytes = PayloadBytes(message);
     Mailbox& box = *(*hub_)[to];
     std::lock_guard lock(box.mutex);
     if (box.left[rank_]) return ClosedError();
@@ -69,6 +71,17 @@ class LoopbackTransport final : public Transport {
     box.events.push_back({rank_, false, std::move(message), absl::OkStatus()});
     Notify(box);
     return absl::OkStatus();
+  }
+
+  // A device payload is handed over as it is: the reader gets the sender's slot.
+  absl::Status UseDeviceSlots(std::shared_ptr<DeviceSlots> slots, bool /*insist*/) override {
+    own_.device_bytes.store(slots->slot_bytes());
+    slots_ = std::move(slots);
+    return absl::OkStatus();
+  }
+  size_t device_payload_max(int to) const override {
+    if (to < 0 || to >= size()) return 0;
+    return std::min(own_.device_bytes.load(), (*hub_)[to]->device_bytes.load());
   }
 
   void Poll(TransportHandler& handler, absl::Duration wait) override {
@@ -135,6 +148,7 @@ class LoopbackTransport final : public Transport {
   const int rank_;
   const std::shared_ptr<Hub> hub_;
   Mailbox& own_;
+  std::shared_ptr<DeviceSlots> slots_;
   TrafficMeter meter_;
   IdleYield idle_;  // progress thread
 };

@@ -5,7 +5,7 @@
 
 namespace lombard {
 
-absl::Status CheckSend(const Message& message, int to, int size) {
+absl::Status CheckSend(const Message& message, int to, int size, size_t device_payload_max) {
   if (to < 0 || to >= size) {
     return absl::InvalidArgumentError(
         absl::StrCat("message to rank ", to, ": the job has ranks 0 to ", size - 1));
@@ -19,6 +19,15 @@ absl::Status CheckSend(const Message& message, int to, int size) {
     return absl::InvalidArgumentError(absl::StrCat("message payload of ", FormatBytes(message.payload.size()),
                                                    ", at most ", FormatBytes(kMessagePayloadBytesMax),
                                                    ": send it in parts"));
+  }
+  if (!message.device_payload) return absl::OkStatus();
+  if (message.device_payload.bytes > device_payload_max ||
+      message.header.size() > kDevicePayloadHeaderBytesMax || !message.payload.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a payload of ", FormatBytes(message.device_payload.bytes), " in device memory, at most ",
+        FormatBytes(device_payload_max), " for rank ", to, ", with a header of ", message.header.size(),
+        " bytes, at most ", kDevicePayloadHeaderBytesMax, ", and ", message.payload.size(),
+        " bytes of payload in host memory, which must be none"));
   }
   return absl::OkStatus();
 }

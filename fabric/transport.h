@@ -19,6 +19,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "base/device/device_slots.h"
 
 namespace lombard {
 
@@ -40,8 +41,15 @@ struct Message {
   std::string header;   // at most kMessageHeaderBytesMax
   std::string payload;  // written and read as raw bytes; data() is aligned to 16 bytes when not empty
                         // (std::string from operator new)
+  // Instead of `payload`, in a GPU's memory (Transport::device_payload_max). The header is then at most
+  // kDevicePayloadHeaderBytesMax.
+  DeviceBytes device_payload;
 };
+inline size_t PayloadBytes(const Message& message) {
+  return message.payload.size() + message.device_payload.bytes;
+}
 constexpr size_t kMessageHeaderBytesMax = 1 << 20;
+constexpr size_t kDevicePayloadHeaderBytesMax = 256;
 constexpr size_t kMessagePayloadBytesMax = 256u << 20;
 // What may wait at the sender for one peer, so that a peer that stopped reading costs a bounded amount of
 // memory.
@@ -49,7 +57,7 @@ constexpr uint64_t kSendQueueBytesMax = uint64_t{1} << 30;
 
 // Bytes this worker has sent to others (not to itself) since the start.
 struct TrafficCounters {
-  std::array<uint64_t, kChannelCount> payload_bytes{};  // Message::payload
+  std::array<uint64_t, kChannelCount> payload_bytes{};  // PayloadBytes
   uint64_t framing_bytes = 0;  // Message::header and the transport's own chunk headers
   uint64_t messages = 0;
 };
@@ -75,6 +83,16 @@ class Transport {
   // kResourceExhausted: kSendQueueBytesMax already wait for this peer. A refused message was not sent and is
   // not counted.
   virtual absl::Status Send(int to, Message message) = 0;
+
+  // GPUDirect: payloads that leave a GPU's memory, or come to it, without passing through the host's. OK: from
+  // now on device_payload_max may be more than 0, and device payloads that come lie in `slots` while one is
+  // free, else in `payload`. The slots live as long as the transport. kFailedPrecondition: it cannot, and why.
+  // `insist`: also where no driver is seen that lets network devices reach a GPU's memory. Once; any thread.
+  virtual absl::Status UseDeviceSlots(std::shared_ptr<DeviceSlots> /*slots*/, bool /*insist*/) {
+    return absl::FailedPreconditionError("this transport moves host memory only");
+  }
+  // The largest device_payload that Send takes for this peer now; 0: none. Any thread.
+  virtual size_t device_payload_max(int /*to*/) const { return 0; }
   // Progress thread only. Returns after something was done, Wake was called, or `wait` has passed; calls
   // `handler` from inside.
   virtual void Poll(TransportHandler& handler, absl::Duration wait) = 0;

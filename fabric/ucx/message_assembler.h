@@ -22,8 +22,10 @@ class MessageAssembler {
   using Sink = absl::FunctionRef<void(std::optional<Message>)>;
 
   // REQUIRES: IsNumbered(header.kind). kDataLoss: the stream makes no sense (then the peer is to be dropped;
-  // nothing more may be added).
+  // nothing more may be added). Not of a kWhole:
   absl::Status Add(const ChunkHeader& header, absl::string_view bytes, Sink sink);
+  // A kWhole, which came as `message`.
+  absl::Status AddWhole(const ChunkHeader& header, Message message, Sink sink);
 
   // Charged bytes of the chunks taken in order so far: what a credit reports.
   uint64_t read_bytes() const { return read_bytes_; }
@@ -32,8 +34,10 @@ class MessageAssembler {
   struct Early {
     ChunkHeader header;
     std::string bytes;
+    Message whole;
   };
-  absl::Status Take(const ChunkHeader& header, absl::string_view bytes, Sink sink);
+  absl::Status AddChunk(const ChunkHeader& header, absl::string_view bytes, Message* whole, Sink sink);
+  absl::Status Take(const ChunkHeader& header, absl::string_view bytes, Message* whole, Sink sink);
 
   uint64_t early_bytes_max_;
   uint64_t next_ = 0;

@@ -22,16 +22,17 @@ std::optional<MessageCutter::Chunk> MessageCutter::Next() {
     chunk.header.kind = ChunkKind::kGoodbye;
   } else {
     const Message& message = chunk.message->message;
-    total = message.header.size() + message.payload.size();
-    bytes = std::min(chunk_bytes_, total - offset_);
-    chunk.header.kind = offset_ == 0 ? ChunkKind::kFirst : ChunkKind::kMore;
+    const bool whole = static_cast<bool>(message.device_payload);
+    total = MessageBytes(message);
+    bytes = whole ? total : std::min(chunk_bytes_, total - offset_);
+    chunk.header.kind = whole ? ChunkKind::kWhole : offset_ == 0 ? ChunkKind::kFirst : ChunkKind::kMore;
     chunk.header.channel = message.channel;
     chunk.header.header_bytes = static_cast<uint32_t>(message.header.size());
-    chunk.header.payload_bytes = static_cast<uint32_t>(message.payload.size());
+    chunk.header.payload_bytes = static_cast<uint32_t>(PayloadBytes(message));
     const size_t header_end = std::min(message.header.size(), offset_ + bytes);
     if (offset_ < header_end)
       chunk.parts[0] = absl::string_view(message.header).substr(offset_, header_end - offset_);
-    const size_t from_payload = bytes - chunk.parts[0].size();
+    const size_t from_payload = whole ? 0 : bytes - chunk.parts[0].size();
     if (from_payload > 0) {
       const size_t start = offset_ + chunk.parts[0].size() - message.header.size();
       chunk.parts[1] = absl::string_view(message.payload).substr(start, from_payload);

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "fabric/message_checks.h"
 #include "fabric/ucx/chunk.h"
 
 namespace lombard {
@@ -18,9 +19,7 @@ namespace lombard {
 struct OutgoingMessage {
   OutgoingMessage(Message m, std::atomic<uint64_t>* queued_bytes)
       : message(std::move(m)), queued(queued_bytes) {}
-  ~OutgoingMessage() {
-    queued->fetch_sub(message.header.size() + message.payload.size(), std::memory_order_relaxed);
-  }
+  ~OutgoingMessage() { queued->fetch_sub(MessageBytes(message), std::memory_order_relaxed); }
   OutgoingMessage(const OutgoingMessage&) = delete;
   OutgoingMessage& operator=(const OutgoingMessage&) = delete;
 
@@ -32,7 +31,8 @@ class MessageCutter {
  public:
   struct Chunk {
     ChunkHeader header;                        // job and from are the caller's to fill in
-    absl::string_view parts[2];                // of the message's header and payload; either may be empty
+    absl::string_view parts[2];                // of the message's header and payload; either may be empty.
+                                               // kWhole: the header; the payload is `message`'s in the device
     std::shared_ptr<OutgoingMessage> message;  // none for a goodbye
     bool last = false;
   };

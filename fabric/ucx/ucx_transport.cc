@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/status.h"
 #include "fabric/message_checks.h"
+#include "fabric/ucx/gpu_direct.h"
 #include "fabric/ucx/ucx_transport_impl.h"
 
 namespace lombard {
@@ -21,6 +22,10 @@ constexpr int kProgressTurns = 64;
 constexpr absl::Duration kGreetingInterval = absl::Milliseconds(2);
 // What a sender hands to UCX itself; copying more would take its time.
 constexpr uint64_t kDirectBytesMax = 64 << 10;
+
+ucs_memory_type_t MemoryType(const DeviceSlots& slots) {
+  return slots.on_host() ? UCS_MEMORY_TYPE_HOST : UCS_MEMORY_TYPE_CUDA;
+}
 
 }  // namespace
 
@@ -46,7 +51,7 @@ UcxTransportImpl::~UcxTransportImpl() {
 }
 
 absl::Status UcxTransportImpl::Send(int to, Message message) {
-  RETURN_IF_ERROR(CheckSend(message, to, size()));
+  RETURN_IF_ERROR(CheckSend(message, to, size(), device_payload_max(to)));
   AlignPayload(message.payload);
   Peer& peer = *peers_[to];
   const uint64_t bytes = MessageBytes(message);
@@ -62,6 +67,28 @@ absl::Status UcxTransportImpl::Send(int to, Message message) {
   }
   outbox_filled_.store(true);
   if (to == rank_ || bytes > kDirectBytesMax || !SendDirectly()) worker_->Wake();
+  return absl::OkStatus();
+}
+
+absl::Status UcxTransportImpl::UseDeviceSlots(std::shared_ptr<DeviceSlots> slots, bool insist) {
+  if (profile_.eager_only) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "UCX profile ", profile_.name, " has no rendezvous, by which UCX moves a GPU's memory as it lies"));
+  }
+  if (!slots->on_host()) {
+    const UcxHost host = InspectUcxHost(/*single_host=*/false);
+    RETURN_IF_ERROR(CheckGpuDirect(
+        {.ucx_version = ucp_get_version_string(),
+         .ucx_moves_cuda = worker_->MovesCudaMemory(),
+         .ucx_knows_dma_buf = std::pair(host.version_major, host.version_minor) >= std::pair(1, 14),
+         .gpu_gives_dma_buf = slots->dma_buf(),
+         .has_peer_memory_module = HasPeerMemoryModule()},
+        insist));
+  }
+  const std::lock_guard turn(turn_mutex_);
+  CHECK(slots_ == nullptr) << "once";
+  slots_ = std::move(slots);
+  device_payload_max_.store(std::min(slots_->slot_bytes(), profile_.chunk_bytes), std::memory_order_relaxed);
   return absl::OkStatus();
 }
 
@@ -106,6 +133,7 @@ void UcxTransportImpl::Poll(TransportHandler& handler, absl::Duration wait) {
 
 // Everything there is to do now, without waiting. False when there was nothing.
 bool UcxTransportImpl::Turn() {
+  if (slots_ != nullptr) slots_->MakeCurrent();
   LookForEndedProcesses();  // before reading, so that their last words are read before they are judged
   bool moved = TakeOutboxes();
   moved = SendGreetings() || moved;
@@ -143,8 +171,9 @@ bool UcxTransportImpl::TakeOutboxes() {
 void UcxTransportImpl::Pump(Peer& peer) {
   if (peer.endpoint == nullptr || !MaySend(peer) || peer.cutter.idle()) return;
   while (std::optional<MessageCutter::Chunk> chunk = peer.cutter.Next()) {
-    if (chunk->header.kind == ChunkKind::kFirst) meter_.AddMessage();
-    meter_.AddPayload(chunk->header.channel, chunk->parts[1].size());
+    const bool whole = chunk->header.kind == ChunkKind::kWhole;
+    if (whole || chunk->header.kind == ChunkKind::kFirst) meter_.AddMessage();
+    meter_.AddPayload(chunk->header.channel, whole ? chunk->header.payload_bytes : chunk->parts[1].size());
     meter_.AddFraming(chunk->parts[0].size());
     Post(peer, chunk->header, chunk->parts, std::move(chunk->message));
   }
@@ -162,15 +191,31 @@ void UcxTransportImpl::Post(Peer& peer, const ChunkHeader& header, const absl::s
   op->header.from = static_cast<uint32_t>(rank_);
   op->header.connection = peer.link.connection();
   op->message = std::move(message);
+  const void* wire_header = &op->header;
+  size_t wire_header_bytes = kChunkHeaderBytes;
   int count = 0;
+  const bool whole = header.kind == ChunkKind::kWhole;
+  if (whole) {
+    op->whole_header.assign(reinterpret_cast<const char*>(&op->header), kChunkHeaderBytes);
+    op->whole_header.append(parts[0].data(), parts[0].size());
+    wire_header = op->whole_header.data(), wire_header_bytes = op->whole_header.size();
+    const DeviceBytes& payload = op->message->message.device_payload;
+    op->parts[count++] = {payload.data.get(), payload.bytes};
+    slots_->MakeCurrent();
+  }
   for (const absl::string_view part : parts) {
-    if (!part.empty()) op->parts[count++] = {const_cast<char*>(part.data()), part.size()};
+    if (!part.empty() && !whole) op->parts[count++] = {const_cast<char*>(part.data()), part.size()};
   }
   ucp_request_param_t param{};
   param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS;
   param.flags = profile_.eager_only ? UCP_AM_SEND_FLAG_EAGER : 0;
   param.cb.send = OnSent;
   param.user_data = op;
+  if (whole) {
+    param.op_attr_mask |= UCP_OP_ATTR_FIELD_MEMORY_TYPE;
+    param.memory_type = MemoryType(*slots_);
+    param.flags = UCP_AM_SEND_FLAG_RNDV;
+  }
   const void* buffer = count == 0 ? nullptr : op->parts[0].buffer;
   size_t length = count == 0 ? 0 : op->parts[0].length;
   if (count == 2) {
@@ -180,8 +225,8 @@ void UcxTransportImpl::Post(Peer& peer, const ChunkHeader& header, const absl::s
     length = 2;
   }
   ++ops_under_way_;
-  const ucs_status_ptr_t request = ucp_am_send_nbx(peer.endpoint, kActiveMessageId, &op->header,
-                                                   kChunkHeaderBytes, buffer, length, &param);
+  const ucs_status_ptr_t request = ucp_am_send_nbx(peer.endpoint, kActiveMessageId, wire_header,
+                                                   wire_header_bytes, buffer, length, &param);
   if (UCS_PTR_IS_PTR(request)) return;
   EndSendOp(op, UCS_PTR_RAW_STATUS(request));
   if (!UCS_PTR_IS_ERR(request)) return;
@@ -241,17 +286,44 @@ ucs_status_t UcxTransportImpl::OnActiveMessage(void* self, const void* header_by
     transport.wishes_pending_ = true;
     return UCS_OK;
   }
-  if (!IsNumbered(header->kind) || whole || !transport.IsHeard(peer, *header)) {
-    transport.Read(peer, *header, {static_cast<const char*>(data), bytes});
+  const absl::string_view message_header(static_cast<const char*>(header_bytes) + kChunkHeaderBytes,
+                                         header_length - kChunkHeaderBytes);
+  if (IsNumbered(header->kind) && !whole && transport.IsHeard(peer, *header)) {
+    return transport.ReceiveByRendezvous(peer, *header, message_header, data, bytes);
+  }
+  const absl::string_view all(static_cast<const char*>(data), whole ? bytes : 0);
+  if (header->kind == ChunkKind::kWhole) {
+    Message message{header->channel, std::string(message_header), std::string(all), {}};
+    transport.Read(peer, *header, {}, &message);
+  } else {
+    transport.Read(peer, *header, all);
+  }
+  return UCS_OK;
+}
+
+ucs_status_t UcxTransportImpl::ReceiveByRendezvous(Peer& peer, const ChunkHeader& header,
+                                                   absl::string_view message_header, void* data,
+                                                   size_t bytes) {
+  if (bytes > profile_.window_bytes) {
+    Spoil(peer, absl::DataLossError(absl::StrCat("a chunk of ", bytes, " bytes, which no window allows")));
     return UCS_OK;
   }
-  auto* op = new ReceiveOp{&transport, &peer, *header, std::string(bytes, '\0')};
-  ucp_request_param_t receive{};
-  receive.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
-  receive.cb.recv_am = OnRendezvousReceived;
-  receive.user_data = op;
-  const ucs_status_ptr_t request =
-      ucp_am_recv_data_nbx(transport.worker_->get(), data, op->bytes.data(), bytes, &receive);
+  auto* op = new ReceiveOp{this, &peer, header, {header.channel, std::string(message_header), {}, {}}};
+  ucp_request_param_t param{};
+  param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
+  param.cb.recv_am = OnRendezvousReceived;
+  param.user_data = op;
+  void* to;
+  if (header.kind == ChunkKind::kWhole && slots_ != nullptr) op->message.device_payload = slots_->Take(bytes);
+  if (op->message.device_payload) {
+    param.op_attr_mask |= UCP_OP_ATTR_FIELD_MEMORY_TYPE;
+    param.memory_type = MemoryType(*slots_);
+    to = op->message.device_payload.data.get();
+  } else {
+    op->message.payload.resize(bytes);
+    to = op->message.payload.data();
+  }
+  const ucs_status_ptr_t request = ucp_am_recv_data_nbx(worker_->get(), data, to, bytes, &param);
   if (!UCS_PTR_IS_PTR(request)) OnRendezvousReceived(nullptr, UCS_PTR_RAW_STATUS(request), bytes, op);
   return UCS_INPROGRESS;
 }
@@ -259,10 +331,12 @@ ucs_status_t UcxTransportImpl::OnActiveMessage(void* self, const void* header_by
 void UcxTransportImpl::OnRendezvousReceived(void* request, ucs_status_t status, size_t, void* op_pointer) {
   if (request != nullptr) ucp_request_free(request);
   const std::unique_ptr<ReceiveOp> op(static_cast<ReceiveOp*>(op_pointer));
-  if (status == UCS_OK) {
-    op->owner->Read(*op->peer, op->header, op->bytes);
-  } else {
+  if (status != UCS_OK) {
     op->owner->Fail(*op->peer, UcxError(status, absl::StrCat("receiving from rank ", op->peer->rank)));
+  } else if (op->header.kind == ChunkKind::kWhole) {
+    op->owner->Read(*op->peer, op->header, {}, &op->message);
+  } else {
+    op->owner->Read(*op->peer, op->header, op->message.payload);
   }
 }
 
@@ -276,7 +350,7 @@ bool UcxTransportImpl::IsHeard(Peer& peer, const ChunkHeader& header) {
   return !peer.left || header.kind == ChunkKind::kGoodbyeSeen;
 }
 
-void UcxTransportImpl::Read(Peer& peer, const ChunkHeader& header, absl::string_view bytes) {
+void UcxTransportImpl::Read(Peer& peer, const ChunkHeader& header, absl::string_view bytes, Message* whole) {
   if (!IsHeard(peer, header)) return;
   absl::Status status;
   if (header.kind == ChunkKind::kCredit) {
@@ -285,20 +359,24 @@ void UcxTransportImpl::Read(Peer& peer, const ChunkHeader& header, absl::string_
   } else if (header.kind == ChunkKind::kGoodbyeSeen) {
     peer.goodbye_seen = true;
   } else if (IsNumbered(header.kind)) {
-    status = peer.assembler.Add(header, bytes, [&](std::optional<Message> message) {
+    const auto deliver = [&](std::optional<Message> message) {
       if (message.has_value()) {
         news_.push_back({.from = peer.rank, .message = std::move(message), .why = absl::OkStatus()});
       } else {
         peer.owes_goodbye_seen = true;
         Leave(peer, absl::OkStatus());
       }
-    });
+    };
+    status = whole == nullptr ? peer.assembler.Add(header, bytes, deliver)
+                              : peer.assembler.AddWhole(header, std::move(*whole), deliver);
   }
-  if (!status.ok()) {
-    // Worse than what an endpoint may have said.
-    peer.failure = Annotate(status, absl::StrCat("from rank ", peer.rank));
-    failures_pending_ = true;
-  }
+  if (!status.ok()) Spoil(peer, status);
+}
+
+// The stream makes no sense: worse than what an endpoint may have said.
+void UcxTransportImpl::Spoil(Peer& peer, const absl::Status& why) {
+  peer.failure = Annotate(why, absl::StrCat("from rank ", peer.rank));
+  failures_pending_ = true;
 }
 
 // Credits and the answer to a goodbye.

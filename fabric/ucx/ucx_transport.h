@@ -7,10 +7,10 @@
 //
 // The progress thread makes the calls of UCX; a sender makes those for a small message itself when nobody is
 // about to, which saves a wake-up at each end of an exchange. A message is copied twice: gathered into the
-// transport's buffers, and appended to the received message. Own credits bound what is under way to a peer,
-// whether it reads or not (fabric/ucx/chunk.h). A peer that exits without
-// a goodbye is reported within about 200 ms. One that hangs or is cut off is not reported: that takes
-// heartbeats, which belong to the users of the transport. A broken connection is made again, with backoff
+// transport's buffers, and appended to the received message; a device payload is not. Own credits bound what
+// is under way to a peer, whether it reads or not (fabric/ucx/chunk.h). A peer that exits without a goodbye
+// is reported within about 200 ms. One that hangs or is cut off is not reported: that takes heartbeats, which
+// belong to the users of the transport. A broken connection is made again, with backoff
 // (fabric/ucx/link.h).
 //
 // Close waits until every peer has read our goodbye. After it, or after the destructor, nothing more is sent;

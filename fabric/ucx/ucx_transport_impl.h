@@ -46,6 +46,10 @@ class UcxTransportImpl final : public UcxTransport {
                         " of ", size());
   }
   absl::Status Send(int to, Message message) override;
+  absl::Status UseDeviceSlots(std::shared_ptr<DeviceSlots> slots, bool insist) override;
+  size_t device_payload_max(int to) const override {
+    return to == rank_ ? 0 : device_payload_max_.load(std::memory_order_relaxed);
+  }
   void Poll(TransportHandler& handler, absl::Duration wait) override;
   void Wake() override {
     woken_.store(true);
@@ -100,6 +104,7 @@ class UcxTransportImpl final : public UcxTransport {
     Peer* peer;
     ucp_ep_h endpoint;
     ChunkHeader header;
+    std::string whole_header;  // of a kWhole: `header`, then the message's
     ucp_dt_iov_t parts[2];
     std::shared_ptr<OutgoingMessage> message;
   };
@@ -108,7 +113,7 @@ class UcxTransportImpl final : public UcxTransport {
     UcxTransportImpl* owner;
     Peer* peer;
     ChunkHeader header;
-    std::string bytes;
+    Message message;  // of a kWhole all of it; else the chunk's bytes in `payload`
   };
   struct News {
     int from;
@@ -138,7 +143,11 @@ class UcxTransportImpl final : public UcxTransport {
   bool PostShort(Peer& peer, ChunkKind kind);
   bool MaySend(const Peer& peer) const { return peer.failure.ok() && !peer.greeting.has_value(); }
   bool IsHeard(Peer& peer, const ChunkHeader& header);
-  void Read(Peer& peer, const ChunkHeader& header, absl::string_view bytes);
+  // `whole`: the message of a kWhole, else null.
+  void Read(Peer& peer, const ChunkHeader& header, absl::string_view bytes, Message* whole = nullptr);
+  ucs_status_t ReceiveByRendezvous(Peer& peer, const ChunkHeader& header, absl::string_view message_header,
+                                   void* data, size_t bytes);
+  void Spoil(Peer& peer, const absl::Status& why);
   void AnswerReaders();
   void JudgeFailures(bool all_read);
   void AnswerWishes();
@@ -164,6 +173,8 @@ class UcxTransportImpl final : public UcxTransport {
   std::vector<std::unique_ptr<Peer>> peers_;  // [rank_] is there for its queue alone
   TrafficMeter meter_;
 
+  std::atomic<size_t> device_payload_max_{0};
+
   std::mutex mutex_;
   std::deque<std::shared_ptr<OutgoingMessage>> self_outbox_;
   bool closed_ = false;
@@ -172,6 +183,7 @@ class UcxTransportImpl final : public UcxTransport {
   // Held for every call of UCX, by the progress thread for a turn, by a sender for what it sends itself; never
   // while waiting. Before mutex_. Guards the following.
   std::mutex turn_mutex_;
+  std::shared_ptr<DeviceSlots> slots_;  // null: no GPUDirect
   std::deque<News> news_;
   std::vector<void*> closing_;           // requests
   std::vector<ucp_ep_h> failed_before_;  // of processes that another one followed; to be closed

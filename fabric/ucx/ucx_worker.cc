@@ -94,6 +94,13 @@ absl::StatusOr<std::string> UcxWorker::Address() const {
   return out;
 }
 
+bool UcxWorker::MovesCudaMemory() const {
+  ucp_context_attr_t attributes{};
+  attributes.field_mask = UCP_ATTR_FIELD_MEMORY_TYPES;
+  return ucp_context_query(context_, &attributes) == UCS_OK &&
+         (attributes.memory_types & UCS_BIT(UCS_MEMORY_TYPE_CUDA)) != 0;
+}
+
 void UcxWorker::Wait(absl::Duration wait, int other_fd, std::mutex& calls,
                      absl::FunctionRef<bool()> has_work) {
   // Announced before the last look at the work, while Wake looks at the announcement after the work was

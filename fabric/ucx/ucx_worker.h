@@ -28,6 +28,7 @@ class UcxWorker {
 
   ucp_worker_h get() const { return worker_; }
   absl::StatusOr<std::string> Address() const;
+  bool MovesCudaMemory() const;
   // One turn; false when there was nothing to do.
   bool Progress() { return ucp_worker_progress(worker_) != 0; }
   // Blocks until UCX has something to do, `other_fd` (if not -1) is readable, Wake is called, or `wait` has

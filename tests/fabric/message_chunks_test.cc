@@ -21,10 +21,28 @@ using test::PatternBytes;
 struct Flying {
   ChunkHeader header;
   std::string bytes;
+  Message whole = {};
 };
 
 Flying OnTheWire(const MessageCutter::Chunk& chunk) {
+  if (chunk.header.kind == ChunkKind::kWhole) return {chunk.header, "", chunk.message->message};
   return {chunk.header, std::string(chunk.parts[0]) + std::string(chunk.parts[1])};
+}
+
+absl::Status AddTo(MessageAssembler& assembler, const Flying& chunk, MessageAssembler::Sink sink) {
+  return chunk.header.kind == ChunkKind::kWhole ? assembler.AddWhole(chunk.header, chunk.whole, sink)
+                                                : assembler.Add(chunk.header, chunk.bytes, sink);
+}
+
+DeviceBytes InDevice(const std::string& bytes) {
+  const std::shared_ptr<std::byte[]> memory(new std::byte[bytes.size()]);
+  std::memcpy(memory.get(), bytes.data(), bytes.size());
+  return {std::shared_ptr<std::byte>(memory, memory.get()), bytes.size()};
+}
+
+std::string PayloadOf(const Message& message) {
+  return message.payload + std::string(reinterpret_cast<const char*>(message.device_payload.data.get()),
+                                       message.device_payload.bytes);
 }
 
 TEST(MessageChunks, EveryMessageArrivesWholeAndInOrderWhateverTheOrderOfItsChunks) {
@@ -41,9 +59,14 @@ TEST(MessageChunks, EveryMessageArrivesWholeAndInOrderWhateverTheOrderOfItsChunk
     for (int i = 0; i < 20; ++i) {
       sent.push_back({PatternBytes(random() % 3 * (random() % 400), random()),
                       PatternBytes(random() % 3 * (random() % 900), random())});
-      queued += sent.back().first.size() + sent.back().second.size();
-      cutter.Push(std::make_shared<OutgoingMessage>(
-          Message{Channel::kKv, sent.back().first, sent.back().second}, &queued));
+      const auto& [header, payload] = sent.back();
+      queued += header.size() + payload.size();
+      const bool whole = !payload.empty() && header.size() + payload.size() + kChunkHeaderBytes <= window &&
+                         random() % 2 == 0;
+      cutter.Push(std::make_shared<OutgoingMessage>(whole
+                                                        ? Message{Channel::kKv, header, "", InDevice(payload)}
+                                                        : Message{Channel::kKv, header, payload, {}},
+                                                    &queued));
     }
     cutter.PushGoodbye();
     std::vector<Flying> flying;
@@ -52,14 +75,11 @@ TEST(MessageChunks, EveryMessageArrivesWholeAndInOrderWhateverTheOrderOfItsChunk
       ASSERT_LE(cutter.in_flight_bytes(), window);
       if (flying.empty()) break;
       std::swap(flying[random() % flying.size()], flying.back());
-      ASSERT_TRUE(assembler
-                      .Add(flying.back().header, flying.back().bytes,
-                           [&](std::optional<Message> message) {
-                             ASSERT_FALSE(goodbye);
-                             goodbye = !message.has_value();
-                             if (!goodbye) received.push_back({message->header, message->payload});
-                           })
-                      .ok());
+      ASSERT_TRUE(AddTo(assembler, flying.back(), [&](std::optional<Message> message) {
+                    ASSERT_FALSE(goodbye);
+                    goodbye = !message.has_value();
+                    if (!goodbye) received.push_back({message->header, PayloadOf(*message)});
+                  }).ok());
       flying.pop_back();
       ASSERT_TRUE(cutter.Credit(assembler.read_bytes()).ok());
     }
@@ -72,8 +92,7 @@ TEST(MessageChunks, EveryMessageArrivesWholeAndInOrderWhateverTheOrderOfItsChunk
 absl::Status AddAll(const std::vector<Flying>& chunks, uint64_t early_bytes_max = 1 << 20) {
   MessageAssembler assembler(early_bytes_max);
   for (const Flying& chunk : chunks) {
-    if (const absl::Status status = assembler.Add(chunk.header, chunk.bytes, [](std::optional<Message>) {});
-        !status.ok())
+    if (const absl::Status status = AddTo(assembler, chunk, [](std::optional<Message>) {}); !status.ok())
       return status;
   }
   return absl::OkStatus();
@@ -85,6 +104,13 @@ Flying Chunk(uint64_t number, ChunkKind kind, uint32_t payload_bytes, std::strin
   header.kind = kind;
   header.payload_bytes = payload_bytes;
   return {header, std::move(bytes)};
+}
+
+Flying Whole(uint64_t number, const std::string& header, const std::string& payload, uint32_t says_bytes) {
+  Flying flying = Chunk(number, ChunkKind::kWhole, says_bytes, "");
+  flying.header.header_bytes = static_cast<uint32_t>(header.size());
+  flying.whole = {Channel::kKv, header, "", InDevice(payload)};
+  return flying;
 }
 
 TEST(MessageChunks, AStreamThatMakesNoSenseIsAnError) {
@@ -99,6 +125,10 @@ TEST(MessageChunks, AStreamThatMakesNoSenseIsAnError) {
       {"inside another", {Chunk(0, K::kFirst, 4, "ab"), Chunk(1, K::kGoodbye, 0, "")}},
       {"more than its message", {Chunk(0, K::kFirst, 4, "abcde")}},
       {"payload of 268435457 (at most 268435456)", {Chunk(0, K::kFirst, kMessagePayloadBytesMax + 1, "a")}},
+      {"inside another", {Chunk(0, K::kFirst, 4, "ab"), Whole(1, "h", "abcd", 4)}},
+      {"came again, early", {Whole(3, "h", "abcd", 4), Whole(3, "h", "abcd", 4)}},
+      {"message of 1 + 4 bytes that says 1 + 5", {Whole(0, "h", "abcd", 5)}},
+      {"after the goodbye", {Chunk(0, K::kGoodbye, 0, ""), Whole(1, "h", "abcd", 4)}},
       {"after the goodbye", {Chunk(0, K::kGoodbye, 0, ""), Chunk(1, K::kFirst, 1, "a")}},
   };
   for (const auto& [words, chunks] : cases) {

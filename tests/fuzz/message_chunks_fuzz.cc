@@ -1,11 +1,13 @@
 // Any bytes as chunks from a peer: they become the messages that they spell in the order of their numbers,
 // and the first chunk that makes no sense is refused. A credit is good as far as something was sent.
 //
-// Input: two bytes, how many charged bytes may wait for an earlier chunk; then records of a chunk header, one
-// byte length, and so many bytes.
+// Input: two bytes, how many charged bytes may wait for an earlier chunk; then records of a chunk header (a
+// kWhole's with the message's), one byte length, and so many bytes.
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <optional>
@@ -23,7 +25,7 @@ using namespace lombard;
 
 struct Chunk {
   ChunkHeader header;
-  std::string bytes;
+  std::string bytes;  // a kWhole's with the message's header
   uint64_t charge() const { return bytes.size() + kChunkHeaderBytes; }
 };
 using Chunks = std::map<uint64_t, Chunk>;  // by number
@@ -57,9 +59,10 @@ Spelled Spell(const Chunks& chunks) {
     }
     if (first == nullptr) text.clear(), first = &header;
     text += chunk.bytes;
+    const size_t expected = size_t{first->header_bytes} + first->payload_bytes;
     spelled.sense = first->header_bytes <= kMessageHeaderBytesMax &&
                     first->payload_bytes <= kMessagePayloadBytesMax &&
-                    text.size() <= size_t{first->header_bytes} + first->payload_bytes;
+                    (header.kind == ChunkKind::kWhole ? text.size() == expected : text.size() <= expected);
     if (!spelled.sense) break;
     if (text.size() < size_t{first->header_bytes} + first->payload_bytes) continue;
     const absl::string_view whole = text;
@@ -95,11 +98,18 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::vector<std::string> received;
   bool goodbye = false;
   while (input.size() > kChunkHeaderBytes) {
-    const auto header = ReadChunkHeader(input.substr(0, kChunkHeaderBytes));
-    const size_t length = static_cast<uint8_t>(input[kChunkHeaderBytes]);
-    const absl::string_view bytes = input.substr(kChunkHeaderBytes + 1, length);
-    input.remove_prefix(kChunkHeaderBytes + 1 + bytes.size());
+    ChunkHeader says;
+    std::memcpy(&says, input.data(), kChunkHeaderBytes);
+    const size_t behind = says.kind == ChunkKind::kWhole ? std::min<size_t>(says.header_bytes, 16) : 0;
+    if (input.size() <= kChunkHeaderBytes + behind) break;
+    const auto header = ReadChunkHeader(input.substr(0, kChunkHeaderBytes + behind));
+    const absl::string_view text = input.substr(kChunkHeaderBytes, behind);
+    input.remove_prefix(kChunkHeaderBytes + behind);
+    const size_t length = static_cast<uint8_t>(input[0]);
+    const absl::string_view bytes = input.substr(1, length);
+    input.remove_prefix(1 + bytes.size());
     if (!header.ok()) continue;
+    const bool whole = header->kind == ChunkKind::kWhole;
     if (header->kind == ChunkKind::kCredit) {
       const uint64_t before = cutter.in_flight_bytes();
       CHECK_EQ(cutter.Credit(header->number).ok(), header->number <= sent);
@@ -107,18 +117,22 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
     if (!IsNumbered(header->kind)) continue;
 
-    const Chunk chunk{*header, std::string(bytes)};
+    const Chunk chunk{*header, absl::StrCat(text, bytes)};
     const bool fits =
         header->number <= next || WaitingBytes(chunks, next) + chunk.charge() <= early_bytes_max;
     const bool is_new = chunks.emplace(header->number, chunk).second;
     while (chunks.count(next) > 0) ++next;
-    const absl::Status status = assembler.Add(*header, bytes, [&](std::optional<Message> message) {
+    const auto sink = [&](std::optional<Message> message) {
       CHECK(!goodbye);
       goodbye = !message.has_value();
       if (goodbye) return;
       CHECK(message->payload.empty() || reinterpret_cast<uintptr_t>(message->payload.data()) % 16 == 0);
       received.push_back(Flat(message->channel, message->header, message->payload));
-    });
+    };
+    const absl::Status status =
+        whole
+            ? assembler.AddWhole(*header, {header->channel, std::string(text), std::string(bytes), {}}, sink)
+            : assembler.Add(*header, bytes, sink);
     const Spelled spelled = Spell(chunks);
     CHECK_EQ(status.ok(), is_new && fits && spelled.sense) << status;
     CHECK(received == spelled.messages && goodbye == spelled.goodbye) << received.size() << " messages";
