@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/status.h"
+#include "distattn/kv_payload.h"
 #include "distattn/wire.h"
 
 namespace lombard {
@@ -158,27 +159,47 @@ bool RemoteClient::OpenLocked(const KvSlots& slots) {
   return true;
 }
 
+// What one message takes each.
+std::vector<KvSlots> RemoteClient::PartsOf(const KvSlots& slots) const {
+  const size_t at_once =
+      std::max<size_t>(1, kKvBytesMax / (2 * static_cast<size_t>(storage_->layout().block_bytes())));
+  std::vector<KvSlots> parts;
+  for (size_t first = 0; first < slots.blocks.size(); first += at_once) {
+    const auto blocks = absl::MakeConstSpan(slots.blocks).subspan(first, at_once);
+    KvSlots part = slots;
+    part.first_slot += static_cast<uint32_t>(first);
+    part.blocks.assign(blocks.begin(), blocks.end());
+    parts.push_back(std::move(part));
+  }
+  return parts;
+}
+
 void RemoteClient::SendKv(const KvSend& send, int layer) {
-  {
-    std::lock_guard lock(mutex_);
-    if (!OpenLocked(send)) return;
+  for (const KvSend& part : PartsOf(send)) {
+    {
+      std::lock_guard lock(mutex_);
+      if (!OpenLocked(part)) return;
+    }
+    Message message{.channel = Channel::kKv, .header = EncodeKv(WireKind::kKvWrite, HeaderOf(part, layer))};
+    if (const absl::Status read =
+            PackKv(*storage_, layer, part.blocks, transport_->device_payload_max(part.creditor), &message);
+        !read.ok()) {
+      std::lock_guard lock(mutex_);
+      return FailLocked(transfers_[part.transfer], read, part.loan);
+    }
+    SendPart(part, std::move(message));
   }
-  Message message{.channel = Channel::kKv, .header = EncodeKv(WireKind::kKvWrite, HeaderOf(send, layer))};
-  if (const absl::Status read = storage_->AppendTo(layer, send.blocks, &message.payload); !read.ok()) {
-    std::lock_guard lock(mutex_);
-    return FailLocked(transfers_[send.transfer], read, send.loan);
-  }
-  SendPart(send, std::move(message));
 }
 
 void RemoteClient::FetchKv(const KvFetch& fetch, int layer) {
-  {
-    std::lock_guard lock(mutex_);
-    if (!OpenLocked(fetch)) return;
-    std::vector<KvFetch>& fetches = transfers_[fetch.transfer].fetches;
-    if (layer == 0) fetches.push_back(fetch);
+  for (const KvFetch& part : PartsOf(fetch)) {
+    {
+      std::lock_guard lock(mutex_);
+      if (!OpenLocked(part)) return;
+      if (layer == 0) transfers_[part.transfer].fetches.push_back(part);
+    }
+    SendPart(part, {.channel = Channel::kKv, .header = EncodeKv(WireKind::kKvRead, HeaderOf(part, layer))});
   }
-  SendPart(fetch, {.channel = Channel::kKv, .header = EncodeKv(WireKind::kKvRead, HeaderOf(fetch, layer))});
 }
 
 void RemoteClient::SendPart(const KvSlots& slots, Message message) {
@@ -249,7 +270,7 @@ void RemoteClient::OnKvLocked(int from, const Message& message) {
   OpenTransfer& transfer = it->second;
   ++transfer.state.stored;
   if (!acked) {
-    if (absl::Status stored = StoreLocked(transfer, data, message.payload); !stored.ok())
+    if (absl::Status stored = StoreLocked(transfer, data, message); !stored.ok())
       FailLocked(transfer, stored);
   } else if (ack.code != 0) {
     const absl::Status refused(static_cast<absl::StatusCode>(ack.code),
@@ -260,19 +281,19 @@ void RemoteClient::OnKvLocked(int from, const Message& message) {
 }
 
 absl::Status RemoteClient::StoreLocked(const OpenTransfer& transfer, const KvHeader& header,
-                                       absl::string_view payload) {
+                                       const Message& message) {
   const size_t block_bytes = static_cast<size_t>(storage_->layout().block_bytes());
   const auto asked =
       std::find_if(transfer.fetches.begin(), transfer.fetches.end(), [&](const KvFetch& fetch) {
         return fetch.first_slot == header.first_slot && fetch.blocks.size() == header.slot_count;
       });
   if (asked == transfer.fetches.end() || header.layer >= static_cast<uint32_t>(storage_->layers()) ||
-      payload.size() != asked->blocks.size() * 2 * block_bytes) {
+      PayloadBytes(message) != asked->blocks.size() * 2 * block_bytes) {
     return absl::InternalError(absl::StrCat(
         "rank ", transfer.creditor, " sent KV of slots ", header.first_slot, " + ", header.slot_count,
-        ", layer ", header.layer, ", in ", payload.size(), " bytes, which was not asked for"));
+        ", layer ", header.layer, ", in ", PayloadBytes(message), " bytes, which was not asked for"));
   }
-  return storage_->Write(static_cast<int>(header.layer), asked->blocks, payload);
+  return StoreKv(*storage_, static_cast<int>(header.layer), asked->blocks, message);
 }
 
 void RemoteClient::OnMessage(int from, Message message) {

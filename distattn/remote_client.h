@@ -64,7 +64,7 @@ class RemoteClient {
   // loan); kDeadlineExceeded: silence.
   absl::Status Wait();
 
-  // Sends `layer` (K and V). The bytes are copied before this returns. The transfer is done when the creditor
+  // Sends `layer` (K and V), in parts of at most kKvBytesMax. The bytes are copied before this returns. The transfer is done when the creditor
   // has stored every part sent under its number. A failure shows there. REQUIRES: all sends of a transfer
   // are of one loan.
   void SendKv(const KvSend& send, int layer);
@@ -104,10 +104,11 @@ class RemoteClient {
   absl::Status UnpackLocked(const Message& message, const Part& part) const;
   void FailPeerLocked(int peer, const absl::Status& why);
   bool OpenLocked(const KvSlots& slots);  // false: it has failed already
+  std::vector<KvSlots> PartsOf(const KvSlots& slots) const;
   KvHeader HeaderOf(const KvSlots& slots, int layer) const;
   void SendPart(const KvSlots& slots, Message message);
   void OnKvLocked(int from, const Message& message);
-  absl::Status StoreLocked(const OpenTransfer& transfer, const KvHeader& header, absl::string_view payload);
+  absl::Status StoreLocked(const OpenTransfer& transfer, const KvHeader& header, const Message& message);
   void NoteLocked(int creditor, std::optional<LoanId> loan, const absl::Status& status);
   // Notes it for the creditor, or for the one `loan`.
   void FailLocked(OpenTransfer& transfer, const absl::Status& status, std::optional<LoanId> loan = {});

@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/status.h"
+#include "distattn/kv_payload.h"
 #include "distattn/wire.h"
 #include "kernels/elementwise.h"
 
@@ -399,7 +400,7 @@ Message RemoteService::MoveKv(int from, const Message& message) {
   KvHeader header;
   absl::Status status = DecodeKv(read ? WireKind::kKvRead : WireKind::kKvWrite, message.header, &header);
   Message answer{.channel = Channel::kKv};
-  if (status.ok()) status = read ? Load(from, header, &answer) : Store(from, header, message.payload);
+  if (status.ok()) status = read ? Load(from, header, &answer) : Store(from, header, message);
   if (read && status.ok()) return answer;
   answer.header = EncodeKvAck({.incarnation = Value(options_.incarnation),
                                .transfer = header.transfer,
@@ -425,18 +426,19 @@ absl::StatusOr<std::shared_ptr<const std::vector<BlockId>>> RemoteService::Block
   return blocks;
 }
 
-absl::Status RemoteService::Store(int from, const KvHeader& header, absl::string_view payload) {
+absl::Status RemoteService::Store(int from, const KvHeader& header, const Message& message) {
   ASSIGN_OR_RETURN(const auto blocks, BlocksOf(from, header, /*writes=*/true));
   const size_t block_bytes = static_cast<size_t>(storage_->layout().block_bytes());
-  if (payload.size() != uint64_t{header.slot_count} * 2 * block_bytes) {
+  if (PayloadBytes(message) != uint64_t{header.slot_count} * 2 * block_bytes) {
     return absl::InvalidArgumentError(
-        absl::StrCat("KV of ", header.slot_count, " slots in ", payload.size(), " bytes"));
+        absl::StrCat("KV of ", header.slot_count, " slots in ", PayloadBytes(message), " bytes"));
   }
-  RETURN_IF_ERROR(storage_->Write(static_cast<int>(header.layer),
-                                  absl::MakeConstSpan(*blocks).subspan(header.first_slot, header.slot_count),
-                                  payload));
+  RETURN_IF_ERROR(StoreKv(*storage_, static_cast<int>(header.layer),
+                          absl::MakeConstSpan(*blocks).subspan(header.first_slot, header.slot_count),
+                          message));
   std::lock_guard lock(mutex_);
   counters_.blocks_written += header.slot_count;
+  if (message.device_payload) counters_.blocks_direct += header.slot_count;
   return absl::OkStatus();
 }
 
@@ -445,11 +447,12 @@ absl::Status RemoteService::Load(int from, const KvHeader& header, Message* data
   KvHeader answer = header;
   answer.incarnation = Value(options_.incarnation);
   data->header = EncodeKv(WireKind::kKvData, answer);
-  RETURN_IF_ERROR(storage_->AppendTo(
-      static_cast<int>(header.layer),
-      absl::MakeConstSpan(*blocks).subspan(header.first_slot, header.slot_count), &data->payload));
+  RETURN_IF_ERROR(PackKv(*storage_, static_cast<int>(header.layer),
+                         absl::MakeConstSpan(*blocks).subspan(header.first_slot, header.slot_count),
+                         transport_->device_payload_max(from), data));
   std::lock_guard lock(mutex_);
   counters_.blocks_read += header.slot_count;
+  if (data->device_payload) counters_.blocks_direct += header.slot_count;
   return absl::OkStatus();
 }
 

@@ -69,6 +69,7 @@ class RemoteService {
     uint64_t keys = 0;      // read for them, once in a product
     uint64_t refused = 0;
     uint64_t blocks_written = 0, blocks_read = 0;  // times layers
+    uint64_t blocks_direct = 0;                    // of both: those that came or left in device memory
   };
   Counters counters() const;
 
@@ -101,7 +102,7 @@ class RemoteService {
   void Refuse(const Slice& slice, const absl::Status& why);
   void Send(int to, Message answer);
   Message MoveKv(int from, const Message& message);  // to a KvWrite or KvRead
-  absl::Status Store(int from, const KvHeader& header, absl::string_view payload);
+  absl::Status Store(int from, const KvHeader& header, const Message& message);
   absl::Status Load(int from, const KvHeader& header, Message* data);
   absl::StatusOr<std::shared_ptr<const std::vector<BlockId>>> BlocksOf(int from, const KvHeader& header,
                                                                        bool writes) const;

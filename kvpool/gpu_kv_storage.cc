@@ -5,12 +5,18 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/device/gpu_info.h"
 #include "base/status.h"
 
 namespace lombard {
 namespace {
 
 constexpr uint64_t kHalfBytes = 2 << 20;  // a guess: copies this long hide what starting one costs
+
+// A guess: a message's worth (distattn/wire.h), and enough of them to keep a link busy while others are
+// written and read.
+constexpr uint64_t kSlotBytes = 4 << 20;
+constexpr int kSlots = 16;
 
 }  // namespace
 
@@ -102,6 +108,57 @@ absl::Status GpuKvStorage::Write(int layer, absl::Span<const BlockId> blocks, ab
         return absl::OkStatus();
       },
       [](const Half&, size_t) {});
+}
+
+absl::StatusOr<std::shared_ptr<DeviceSlots>> GpuKvStorage::MakeSlots() {
+  const int device = stream_.device();
+  ASSIGN_OR_RETURN(DeviceMemory made, DeviceMemory::Create(device, kSlots * kSlotBytes));
+  const auto memory = std::make_shared<DeviceMemory>(std::move(made));
+  bool dma_buf = false;
+  for (const GpuInfo& gpu : FindGpus().gpus) dma_buf |= gpu.device == device && gpu.dma_buf;
+  auto slots = DeviceSlots::Create({.memory = std::shared_ptr<std::byte>(memory, memory->data<std::byte>()),
+                                    .slot_bytes = kSlotBytes,
+                                    .count = kSlots,
+                                    .dma_buf = dma_buf,
+                                    // An error shows at the next call that names the device.
+                                    .make_current = [device] { MakeGpuCurrent(device).IgnoreError(); }});
+  slots_ = slots;
+  return slots;
+}
+
+absl::Status GpuKvStorage::CopyPiece(int layer, absl::Span<const BlockId> blocks, std::byte* piece,
+                                     bool to_piece) const {
+  const uint64_t block_bytes = static_cast<uint64_t>(layout().block_bytes());
+  absl::Status status;
+  for (const BlockId block : blocks) {
+    for (std::byte* const slab : {k(layer, block), v(layer, block)}) {
+      status.Update(to_piece ? stream_.Copy(piece, slab, block_bytes)
+                             : stream_.Copy(slab, piece, block_bytes));
+      piece += block_bytes;
+    }
+  }
+  status.Update(stream_.Synchronize());  // in any case: the piece is used again
+  return status;
+}
+
+absl::StatusOr<DeviceBytes> GpuKvStorage::Gather(int layer, absl::Span<const BlockId> blocks) const {
+  DeviceBytes bytes;
+  if (const auto slots = slots_.lock(); slots != nullptr)
+    bytes = slots->Take(2 * static_cast<size_t>(layout().block_bytes()) * blocks.size());
+  if (!bytes) return bytes;
+  std::lock_guard lock(mutex_);
+  RETURN_IF_ERROR(failure_);
+  RETURN_IF_ERROR(CopyPiece(layer, blocks, bytes.data.get(), /*to_piece=*/true));
+  return bytes;
+}
+
+absl::Status GpuKvStorage::Scatter(int layer, absl::Span<const BlockId> blocks,
+                                   const DeviceBytes& bytes) const {
+  CHECK_EQ(bytes.bytes, 2 * static_cast<size_t>(layout().block_bytes()) * blocks.size());
+  std::lock_guard lock(mutex_);
+  RETURN_IF_ERROR(failure_);
+  // What a network device wrote before the host learned of it is seen by work that is enqueued from here on.
+  return CopyPiece(layer, blocks, bytes.data.get(), /*to_piece=*/false);
 }
 
 void GpuKvStorage::Poison(BlockId id) const {

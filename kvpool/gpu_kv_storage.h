@@ -2,7 +2,8 @@
 // head_dim].
 //
 // Kernels take the addresses. Bytes for other ranks pass through two halves of pinned memory in turns, on a
-// stream of their own, so that the host copies one while the other is on its way. A function returns when
+// stream of their own, so that the host copies one while the other is on its way; or, on the same stream,
+// through slots of device memory, which the transport reads and writes itself. A function returns when
 // they are there: whoever reads a block after its step's stream has passed it, or writes one before its step
 // begins, needs no further order.
 #pragma once
@@ -32,8 +33,14 @@ class GpuKvStorage final : public KvBytes {
   std::byte* k_slab(int layer) const { return k(layer, BlockId{0}); }
   std::byte* v_slab(int layer) const { return v(layer, BlockId{0}); }
 
+  // Makes the slots of Gather, which ends to use them when the caller lets go of them; before any other call.
+  // kResourceExhausted: no room.
+  absl::StatusOr<std::shared_ptr<DeviceSlots>> MakeSlots();
+
   absl::Status AppendTo(int layer, absl::Span<const BlockId> blocks, std::string* bytes) const override;
   absl::Status Write(int layer, absl::Span<const BlockId> blocks, absl::string_view bytes) const override;
+  absl::StatusOr<DeviceBytes> Gather(int layer, absl::Span<const BlockId> blocks) const override;
+  absl::Status Scatter(int layer, absl::Span<const BlockId> blocks, const DeviceBytes& bytes) const override;
   // A failure is kept, and shows at the next call of AppendTo or Write.
   void Poison(BlockId id) const override;
   void Copy(BlockId from, BlockId to) const override;
@@ -55,7 +62,11 @@ class GpuKvStorage final : public KvBytes {
                        absl::FunctionRef<absl::Status(Half&, absl::Span<const BlockId>)> begin,
                        absl::FunctionRef<void(const Half&, size_t blocks)> end) const;
 
+  // Each block's K and V between the slabs and a piece where they lie one after the other.
+  absl::Status CopyPiece(int layer, absl::Span<const BlockId> blocks, std::byte* piece, bool to_piece) const;
+
   const DeviceMemory memory_;
+  std::weak_ptr<DeviceSlots> slots_;
   mutable std::mutex mutex_;  // of what follows
   mutable std::vector<Half> halves_;
   mutable GpuStream stream_;

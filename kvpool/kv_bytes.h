@@ -8,9 +8,11 @@
 #include <cstdint>
 #include <string>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "base/check.h"
+#include "base/device/device_slots.h"
 #include "base/ids.h"
 #include "kernels/attention.h"
 
@@ -30,6 +32,17 @@ class KvBytes {
   virtual absl::Status AppendTo(int layer, absl::Span<const BlockId> blocks, std::string* bytes) const = 0;
   // REQUIRES: bytes has that size.
   virtual absl::Status Write(int layer, absl::Span<const BlockId> blocks, absl::string_view bytes) const = 0;
+  // The same bytes as a piece of device memory. None: the blocks are not in a GPU's memory, or no slot is
+  // free that holds them.
+  virtual absl::StatusOr<DeviceBytes> Gather(int /*layer*/, absl::Span<const BlockId> /*blocks*/) const {
+    return DeviceBytes{};
+  }
+  // REQUIRES: bytes has that size; the storage has given slots to the transport.
+  virtual absl::Status Scatter(int /*layer*/, absl::Span<const BlockId> /*blocks*/,
+                               const DeviceBytes& /*bytes*/) const {
+    CHECK(false) << "it has given none";
+    return absl::OkStatus();
+  }
   // Fills the block with NaN in every layer: whoever reads it after it was freed sees so in the logits.
   virtual void Poison(BlockId id) const = 0;
   virtual void Copy(BlockId from, BlockId to) const = 0;  // all layers

@@ -1,5 +1,6 @@
 // The CUDA runtime. It is linked statically and finds the driver itself, so a program with it starts
 // anywhere.
+#include <cuda.h>  // types alone: the driver is found at run time
 #include <cuda_runtime_api.h>
 
 #include "absl/strings/str_format.h"
@@ -16,6 +17,26 @@ GpuError Answer(cudaError_t code, const char* call) {
 
 cudaStream_t Stream(GpuStreamRef stream) { return static_cast<cudaStream_t>(stream.handle); }
 cudaEvent_t Event(void* event) { return static_cast<cudaEvent_t>(event); }
+
+// An attribute that only the driver's own interface has.
+bool GivesDmaBuf(int device) {
+  void* function = nullptr;
+  auto found = cudaDriverEntryPointSymbolNotFound;
+#if CUDART_VERSION >= 12050
+  const cudaError_t code =
+      cudaGetDriverEntryPointByVersion("cuDeviceGetAttribute", &function, 11070, cudaEnableDefault, &found);
+#else
+  const cudaError_t code =
+      cudaGetDriverEntryPoint("cuDeviceGetAttribute", &function, cudaEnableDefault, &found);
+#endif
+  if (code != cudaSuccess || found != cudaDriverEntryPointSuccess) {
+    static_cast<void>(cudaGetLastError());
+    return false;
+  }
+  int gives = 0;
+  const auto get = reinterpret_cast<CUresult (*)(int*, CUdevice_attribute, CUdevice)>(function);
+  return get(&gives, CU_DEVICE_ATTRIBUTE_DMA_BUF_SUPPORTED, device) == CUDA_SUCCESS && gives != 0;
+}
 
 }  // namespace
 
@@ -59,6 +80,7 @@ GpuError Describe(int device, GpuInfo* info) {
   info->l2_bytes = static_cast<uint64_t>(properties.l2CacheSize);
   info->pci = absl::StrFormat("%04x:%02x:%02x.0", properties.pciDomainID, properties.pciBusID,
                               properties.pciDeviceID);
+  info->dma_buf = GivesDmaBuf(device);
   return {};
 }
 

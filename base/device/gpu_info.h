@@ -15,7 +15,8 @@ struct GpuInfo {
   int multiprocessors = 0;
   uint32_t shared_bytes_max = 0;  // that one block may ask for
   uint64_t l2_bytes = 0;
-  std::string pci;  // "0000:1b:00.0"
+  std::string pci;       // "0000:1b:00.0"
+  bool dma_buf = false;  // the driver exports its memory to other devices as dma-buf
 };
 
 // Compute capability times ten: 80, 90.

@@ -22,6 +22,10 @@
 namespace lombard {
 namespace {
 
+void SayHowKvMoves(const Worker& worker) {
+  if (!worker.kv_path().empty()) fprintf(stderr, "%s\n", worker.kv_path().c_str());
+}
+
 absl::Status RunInProcess(const GenerateOptions& options, Termination* termination) {
   const int size = static_cast<int>(options.worker.in_process);
   const RankPlace place{.rank = 0, .size = size, .local_rank = 0, .local_size = size};
@@ -44,6 +48,7 @@ absl::Status RunInProcess(const GenerateOptions& options, Termination* terminati
                    LocalCluster::Create(settings, loaded.model.get(), loaded.tokenizer.get(), &clock));
   if (options.worker.verbose && settings.engine.prefix_cache)
     fprintf(stderr, "shared prefixes: %s\n", cluster->worker(0).sharing().ToString().c_str());
+  SayHowKvMoves(cluster->worker(0));
   termination->set_handler([&] { cluster->job().Interrupt(); });
   const absl::Status batch =
       RunBatch(options, *loaded.tokenizer, loaded.model->config().vocab_size, files, cluster->job());
@@ -171,6 +176,7 @@ absl::Status RunRank(Bootstrap& bootstrap, RankRun* run) {
                                   place.rank == 0 ? &job : nullptr));
   if (options.worker.verbose && place.rank == 0 && settings.engine.prefix_cache)
     fprintf(stderr, "shared prefixes: %s\n", worker->sharing().ToString().c_str());
+  if (place.rank == 0) SayHowKvMoves(*worker);
   run->others_know = true;  // from here on a failure is announced
   job.Attach(worker.get());
   worker->Start();

@@ -136,6 +136,7 @@ absl::StatusOr<WorkerSettings> ResolveSettings(const WorkerOptions& options, con
   settings.reserve = cluster.lending.reserve;
   settings.lent_max = cluster.lending.lent_max;
   settings.guard = cluster.lending.guard;
+  settings.gpu_direct = options.gpu_direct;
   settings.heartbeat = options.heartbeat;
   settings.dead_after = options.dead_after;
   settings.gmanager.instances = place.size;

@@ -154,6 +154,12 @@ absl::StatusOr<bool> ParseOnOff(const std::string& text) {
   return absl::InvalidArgumentError(absl::StrCat("'", text, "' is neither on nor off"));
 }
 
+absl::StatusOr<std::optional<bool>> ParseGpuDirect(const std::string& text) {
+  if (text == "auto") return std::nullopt;
+  if (text == "on" || text == "off") return text == "on";
+  return absl::InvalidArgumentError(absl::StrCat("'", text, "' is none of auto, on, off"));
+}
+
 // A rank's place without MPI: host:port.
 absl::StatusOr<std::string> ParseRendezvous(const std::string& text) {
   const size_t colon = text.rfind(':');
@@ -195,6 +201,10 @@ void AddWorkerFlags(CLI::App* app, WorkerOptions* o) {
               "on a GPU, launch decode steps as graphs [on]");
   flags.Value("--gpu-exchange", "NAME", &o->gpu_exchange, ParseGpuExchange,
               "attention over loans between GPUs: auto (over NCCL where both ends can), transport [auto]");
+  flags.Value(
+      "--gpu-direct", "NAME", &o->gpu_direct, ParseGpuDirect,
+      "KV that moves between GPUs stays out of host memory (GPUDirect): auto (where it can), on (or the "
+      "start fails), off [auto]");
   flags.Value("--load-format", "NAME", &o->dummy_weights, ParseLoadFormat,
               "auto: the model's weights; dummy: random ones, made on the GPU, for benchmarks [auto]");
   flags.Whole("--in-process", &o->in_process, 1, kInProcessMax,

@@ -47,6 +47,7 @@ struct WorkerOptions {
   std::optional<DeviceWish> device;       // cluster file, then cpu
   bool cuda_graphs = true;                // on a GPU, decode steps are launched as graphs
   bool gpu_exchange = true;               // attention over loans goes from GPU to GPU where it can
+  std::optional<bool> gpu_direct;         // KV moves from GPU to GPU without host memory; unset: where it can
   bool dummy_weights = false;             // --load-format dummy: only config.json and tokenizer are read
   double gpu_memory_utilization = 0.9;    // (0, 1]: share of a GPU's free memory that workers may fill
   uint32_t max_batch_tokens = 512;        // query tokens of one step: decodes first, then prefill chunks

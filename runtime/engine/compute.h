@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
+#include "base/device/device_slots.h"
 #include "distattn/announced_attention.h"
 #include "distattn/gpu_exchanger.h"
 #include "distattn/remote_client.h"
@@ -34,6 +35,8 @@ class Compute {
   virtual SharingCost MeasureSharing(absl::Duration budget) = 0;
   // Once.
   virtual GpuExchangeEnd MakeExchangeEnd(int /*rank*/, const Clock* /*clock*/) { return {}; }
+  // Once, before KV moves: pieces of the GPU's memory through which it does. Null: there is no GPU.
+  virtual absl::StatusOr<std::shared_ptr<DeviceSlots>> MakeDeviceSlots() { return nullptr; }
   // Of the service thread; not null where MakeExchangeEnd has collectives.
   virtual AnnouncedAttention* announced_attention() { return nullptr; }
   // Once. `client` is not owned and outlives the machine, as do `exchanger`, which may be null, and this.

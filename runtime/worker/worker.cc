@@ -114,6 +114,7 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerSettings& set
   }
   worker->sharing_ = engine.sharing;
   if (engine.lending) {
+    RETURN_IF_ERROR(worker->UseGpuDirect());
     if (GpuExchangeEnd end = worker->compute_->MakeExchangeEnd(rank, clock); end.collectives != nullptr) {
       worker->exchanger_ =
           std::make_unique<GpuExchanger>(GpuExchanger::Options{.incarnation = settings.incarnation,
@@ -231,6 +232,19 @@ void Worker::Drain(absl::Duration wait) {
   drain_wait_us_.store(absl::ToInt64Microseconds(wait));
   drains_asked_.fetch_add(1);
   step_inbox_.Notify();
+}
+
+absl::Status Worker::UseGpuDirect() {
+  if (settings_.gpu_direct == false) return absl::OkStatus();
+  absl::StatusOr<std::shared_ptr<DeviceSlots>> slots = compute_->MakeDeviceSlots();
+  if (slots.ok() && *slots == nullptr) return absl::OkStatus();  // the CPUs
+  const bool insist = settings_.gpu_direct.has_value();
+  absl::Status used = slots.status();
+  if (used.ok()) used = transport_->UseDeviceSlots(*slots, insist);
+  if (insist) RETURN_IF_ERROR(Annotate(used, "--gpu-direct on"));
+  kv_path_ = used.ok() ? "KV moves between ranks without host memory in between (GPUDirect)"
+                       : absl::StrCat("KV moves between ranks through pinned host memory: ", used.message());
+  return absl::OkStatus();
 }
 
 void Worker::SetLeaving() {

@@ -75,6 +75,7 @@ struct WorkerSettings {
   absl::Duration reply_deadline = absl::Seconds(60);  // of a query
   bool compact_states = false;                        // over the transport
   absl::Duration gpu_answer_wait = absl::Seconds(1);  // GpuExchanger's
+  std::optional<bool> gpu_direct;                     // KV moves without host memory; unset: where it can
   bool poison = false;                                // NaN into free and lent-away blocks
   std::optional<SharingCost> sharing;                 // replaces the engine's; unset: measured at start
 };
@@ -110,6 +111,7 @@ class Worker final : public TransportHandler {
   absl::Status CheckInvariants() const;
   const RemoteService& service() const { return *service_; }
   const GpuExchanger* exchanger() const { return exchanger_.get(); }
+  const std::string& kv_path() const { return kv_path_; }       // how KV leaves its GPU; empty: it does not
   const SharingCost& sharing() const { return sharing_; }       // by which the engine groups readers
   const GManager* gmanager() const { return gmanager_.get(); }  // rank 0's; null elsewhere
   // Any thread: some rank has been lost, maybe this one. Then nobody must wait for all ranks again
@@ -120,6 +122,7 @@ class Worker final : public TransportHandler {
 
  private:
   Worker(const WorkerSettings& settings, Transport* transport, const Clock* clock, FrontDoor* front_door);
+  absl::Status UseGpuDirect();
   void SetLeaving();
   void Abort(const absl::Status& why);
   void PeerGone(int peer, const absl::Status& why);
@@ -140,6 +143,7 @@ class Worker final : public TransportHandler {
   FrontDoor* const front_door_;
 
   SharingCost sharing_;
+  std::string kv_path_;
   std::unique_ptr<Compute> compute_;
   std::unique_ptr<KvPool> pool_;
   std::unique_ptr<RManager> rmanager_;

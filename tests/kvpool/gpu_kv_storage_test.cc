@@ -49,5 +49,51 @@ TEST(GpuKvStorageTest, HoldsWhatHostMemoryWouldHold) {
   }
 }
 
+// Through a piece of device memory, from one storage to another, the bytes are those of AppendTo.
+TEST(GpuKvStorageTest, APieceOfDeviceMemoryHoldsTheSameBytes) {
+  const GpuSearch found = FindGpus();
+  if (found.gpus.empty()) GTEST_SKIP() << "no GPU: " << found.reason;
+  const int device = found.gpus[0].device;
+  constexpr uint64_t kSeed = 20261129;
+  SCOPED_TRACE(testing::Message() << "seed " << kSeed);
+  std::mt19937_64 random(kSeed);
+  const KvLayout layout{.dtype = DType::kF16, .kv_heads = 2, .head_dim = 64, .block_tokens = 16};
+  const auto from = GpuKvStorage::Create(device, layout, 2, 8),
+             to = GpuKvStorage::Create(device, layout, 2, 8);
+  ASSERT_TRUE(from.ok() && to.ok());
+  const std::vector<BlockId> out = {BlockId{5}, BlockId{0}, BlockId{7}},
+                             in = {BlockId{1}, BlockId{2}, BlockId{6}};
+  const size_t bytes = 2 * static_cast<size_t>(layout.block_bytes()) * out.size();
+  const auto none = (*from)->Gather(0, out);
+  ASSERT_TRUE(none.ok()) << none.status();
+  EXPECT_FALSE(*none) << "no slots were made";
+
+  auto slots = (*from)->MakeSlots();
+  ASSERT_TRUE(slots.ok()) << slots.status();
+  for (int layer = 0; layer < 2; ++layer) {
+    std::string written(bytes, '\0'), before = "", after = "";
+    for (char& byte : written) byte = static_cast<char>(random());
+    ASSERT_TRUE((*from)->Write(layer, out, written).ok());
+    const auto piece = (*from)->Gather(layer, out);
+    ASSERT_TRUE(piece.ok()) << piece.status();
+    ASSERT_TRUE(*piece);
+    EXPECT_EQ(piece->bytes, bytes);
+    (*from)->Poison(out[1]);  // the piece is a copy
+    ASSERT_TRUE((*to)->Scatter(layer, in, *piece).ok());
+    ASSERT_TRUE((*to)->AppendTo(layer, in, &after).ok());
+    EXPECT_TRUE(after == written) << "layer " << layer;
+  }
+  std::vector<DeviceBytes> taken;
+  while (DeviceBytes slot = (*slots)->Take(1)) taken.push_back(slot);
+  const auto all_taken = (*from)->Gather(0, out);
+  ASSERT_TRUE(all_taken.ok()) << all_taken.status();
+  EXPECT_FALSE(*all_taken);
+  taken.clear();
+  slots->reset();
+  const auto let_go = (*from)->Gather(0, out);
+  ASSERT_TRUE(let_go.ok()) << let_go.status();
+  EXPECT_FALSE(*let_go) << "nobody has the slots any more";
+}
+
 }  // namespace
 }  // namespace lombard

@@ -27,6 +27,7 @@ class GpuCompute final : public Compute {
   GpuExchangeEnd MakeExchangeEnd(int rank, const Clock* clock) override {
     return options_.exchange_end ? options_.exchange_end(rank, clock) : GpuExchangeEnd{};
   }
+  absl::StatusOr<std::shared_ptr<DeviceSlots>> MakeDeviceSlots() override { return storage_->MakeSlots(); }
   AnnouncedAttention* announced_attention() override { return announced_attention_.get(); }
   absl::StatusOr<std::unique_ptr<Machine>> MakeMachine(RemoteClient* client,
                                                        GpuExchanger* exchanger) override {

@@ -51,6 +51,7 @@ TEST(Options, GenerateHasItsDefaults) {
   EXPECT_EQ(o.worker.gpu_memory_utilization, 0.9);
   EXPECT_TRUE(o.worker.cuda_graphs);
   EXPECT_TRUE(o.worker.gpu_exchange);
+  EXPECT_EQ(o.worker.gpu_direct, std::nullopt);
   EXPECT_EQ(o.worker.in_process, 0);
   EXPECT_TRUE(o.worker.kv.tokens.empty() && o.worker.kv.bytes.empty());
 }
@@ -59,7 +60,8 @@ TEST(Options, GenerateReadsEveryFlag) {
   const GenerateOptions o = Generate(
       "--cluster c.yaml --kv-tokens 1024,2048 --threads 3 --max-model-len 9000 --block-tokens 16 --policy "
       "none --isa avx2 "
-      "--device cuda --gpu-memory-utilization 0.5 --load-format dummy --cuda-graphs off --gpu-exchange "
+      "--device cuda --gpu-memory-utilization 0.5 --load-format dummy --cuda-graphs off --gpu-direct off "
+      "--gpu-exchange "
       "transport "
       "--max-batch-tokens 128 --max-batch-size 8 --in-process 2 --ucx-profile tcp+shm --prefix-cache off "
       "--heartbeat 50ms "
@@ -79,6 +81,7 @@ TEST(Options, GenerateReadsEveryFlag) {
   EXPECT_TRUE(o.worker.dummy_weights);
   EXPECT_FALSE(o.worker.cuda_graphs);
   EXPECT_FALSE(o.worker.gpu_exchange);
+  EXPECT_EQ(o.worker.gpu_direct, false);
   EXPECT_EQ(o.worker.max_batch_tokens, 128);
   EXPECT_EQ(o.worker.max_batch_size, 8);
   EXPECT_EQ(o.worker.in_process, 2);
@@ -176,6 +179,7 @@ TEST(Options, EveryWrongLineIsAUsageErrorThatNamesFlagAndValue) {
       {g + "--gpu-memory-utilization nan", {"--gpu-memory-utilization", "'nan'"}},
       {g + "--cuda-graphs yes", {"--cuda-graphs", "'yes'"}},
       {g + "--gpu-exchange nvlink", {"--gpu-exchange", "'nvlink'", "transport"}},
+      {g + "--gpu-direct rdma", {"--gpu-direct", "'rdma'", "auto"}},
       {g + "--load-format gguf", {"--load-format", "'gguf'"}},
       {g + "--kv-tokens 5,", {"--kv-tokens", "''"}},
       {g + "--kv-tokens 64KiB", {"--kv-tokens", "'64KiB'"}},

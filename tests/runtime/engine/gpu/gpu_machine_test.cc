@@ -194,10 +194,14 @@ TEST_P(GpuMachineTest, LendsAndBorrowsAndGivesTheGoldenTokens) {
   for (const std::string name : {"tiny", "tiny-bf16"}) {
     LoadModel(name);
     ClusterRun run;
-    ExpectGoldens(Settings({4, 12}), {4}, 6, name == "tiny" ? 0.001 : 0.05, &run);
+    WorkerSettings settings = Settings({4, 12});
+    const bool direct = name == "tiny";
+    if (!direct) settings.gpu_direct = false;
+    ExpectGoldens(settings, {4}, 6, name == "tiny" ? 0.001 : 0.05, &run);
     ASSERT_EQ(run.services.size(), 2u);
     EXPECT_GT(run.services[1].queries, 0u);
     EXPECT_GT(run.services[1].blocks_written, 0u);
+    EXPECT_EQ(run.services[1].blocks_direct, direct ? run.services[1].blocks_written : 0u);
   }
 }
 
@@ -215,6 +219,7 @@ TEST_P(GpuMachineTest, ServesADebtorOnACpu) {
   ExpectGoldens(settings, {4}, 6, 0.001, &run);
   ASSERT_EQ(run.services.size(), 2u);
   EXPECT_GT(run.services[1].queries, 0u);
+  EXPECT_EQ(run.services[1].blocks_direct, 0u);
 }
 
 TEST_P(GpuMachineTest, RunsOnWeightsThatAreMadeUp) {
