@@ -37,10 +37,10 @@ class GpuTables {
     return {offset};
   }
   absl::Status Send(GpuStream& stream);
-  // Device memory; there once the stream has passed Send.
+  // Device memory; there once the stream has passed Send. Kernels may write to it.
   template <class T>
-  const T* At(Place<T> place) const {
-    return reinterpret_cast<const T*>(device_.data<char>() + place.offset);
+  T* At(Place<T> place) const {
+    return reinterpret_cast<T*>(device_.data<char>() + place.offset);
   }
 
  private:

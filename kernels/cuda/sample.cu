@@ -18,6 +18,7 @@ using Units = unsigned long long;  // of 2^-40; a vocabulary's sum stays below 2
 struct Scratch {
   Units sums[3 * kWarps];
   int32_t id;
+  float logit;
 };
 
 LOMBARD_DEVICE Units UnitsOf(float weight) { return static_cast<Units>(weight * 0x1p40f + 0.5f); }
@@ -193,20 +194,13 @@ __global__ void __launch_bounds__(kThreads) SampleKernel(const GpuSampleArgs p) 
   const GpuSampleRow row = p.rows[blockIdx.x];
   float* const logits = p.logits + int64_t{blockIdx.x} * p.vocabulary;
   GpuSampledToken* const token = p.tokens + blockIdx.x;
-  for (int i = row.change_begin + static_cast<int>(threadIdx.x); i < row.change_end; i += kThreads) {
-    const GpuLogitChange change = p.changes[i];
-    float logit = Clean(logits[change.id]);
-    if (change.repeated != 0 && row.repetition_penalty != 1)
-      logit = logit > 0 ? min(logit / row.repetition_penalty, FLT_MAX) : logit * row.repetition_penalty;
-    logits[change.id] = logit - change.subtract;
-  }
-  __syncthreads();
-  const Units best = BestBelow(logits, p.vocabulary, ~Units{0}, scratch);
-  int id = IdOf(best);
-  const float highest = Clean(logits[id]);
+  const bool changes = row.change_end > row.change_begin;
+  Units best = 0;
+  if (row.logprobs >= 0 || !changes) best = BestBelow(logits, p.vocabulary, ~Units{0}, scratch);
   // Log-probabilities, while the logits are there. The sum is in units too.
-  float log_sum = 0;
+  float log_sum = 0;  // and the highest logit
   if (row.logprobs >= 0) {
+    const float highest = Clean(logits[IdOf(best)]);
     Units sums[1] = {};
     for (int i = threadIdx.x; i < p.vocabulary; i += kThreads)
       sums[0] += UnitsOf(expf(Clean(logits[i]) - highest));
@@ -221,20 +215,42 @@ __global__ void __launch_bounds__(kThreads) SampleKernel(const GpuSampleArgs p) 
         token->top_logprobs[i] = more ? Clean(logits[IdOf(bound)]) - highest - log_sum : 0;
       }
     }
+    log_sum += highest;
   }
+  if (changes) {
+    __syncthreads();  // everybody has read the logits
+    for (int i = row.change_begin + static_cast<int>(threadIdx.x); i < row.change_end; i += kThreads) {
+      GpuLogitChange& change = p.changes[i];
+      float logit = change.before = Clean(logits[change.id]);
+      if (change.repeated != 0 && row.repetition_penalty != 1)
+        logit = logit > 0 ? min(logit / row.repetition_penalty, FLT_MAX) : logit * row.repetition_penalty;
+      logits[change.id] = logit - change.subtract;
+    }
+    __syncthreads();
+    best = BestBelow(logits, p.vocabulary, ~Units{0}, scratch);
+  }
+  int id = IdOf(best);
+  const float highest = Clean(logits[id]);
   if (highest == -INFINITY) {
     if (threadIdx.x == 0) token->id = -1, token->logprob = 0;
     return;
   }
   __syncthreads();  // everybody has read the logits
-  if (row.inverse_temperature > 0) id = Draw(row, logits, p.vocabulary, highest, scratch);
+  const bool drawn = row.inverse_temperature > 0;
+  if (drawn) id = Draw(row, logits, p.vocabulary, highest, scratch);
+  if (row.logprobs >= 0) {
+    // A drawn token's logit is its weight by now.
+    if (threadIdx.x == 0)
+      scratch->logit = drawn ? highest + logf(logits[id]) / row.inverse_temperature : highest;
+    __syncthreads();
+    for (int i = row.change_begin + static_cast<int>(threadIdx.x); i < row.change_end; i += kThreads) {
+      if (p.changes[i].id == id) scratch->logit = p.changes[i].before;
+    }
+    __syncthreads();
+  }
   if (threadIdx.x == 0) {
     token->id = id;
-    // The drawn token's logit is its weight by now.
-    token->logprob =
-        row.logprobs < 0
-            ? 0
-            : -log_sum + (row.inverse_temperature > 0 ? logf(logits[id]) / row.inverse_temperature : 0.0f);
+    token->logprob = row.logprobs >= 0 ? scratch->logit - log_sum : 0;
   }
 }
 

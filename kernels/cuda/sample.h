@@ -18,6 +18,7 @@ struct GpuLogitChange {
   int32_t id = 0;
   float subtract = 0;    // infinity: cannot be chosen
   int32_t repeated = 0;  // 1: the row's repetition penalty applies first
+  float before = 0;      // the kernel writes here what the logit was
 };
 
 // What becomes of one row of logits.
@@ -28,7 +29,7 @@ struct GpuSampleRow {
   float repetition_penalty = 1;
   int32_t top_k = 0;                         // 0: all
   int32_t change_begin = 0, change_end = 0;  // in the list of changes
-  int32_t logprobs = -1;  // -1: none; else of the chosen token and of so many best. REQUIRES: no changes then
+  int32_t logprobs = -1;  // -1: none; else of the chosen token and of so many best, all before the changes
 };
 
 constexpr int kGpuTopLogprobsMax = 20;
@@ -43,7 +44,7 @@ struct GpuSampledToken {
 struct GpuSampleArgs {
   float* logits = nullptr;  // [rows, vocabulary]
   const GpuSampleRow* rows = nullptr;
-  const GpuLogitChange* changes = nullptr;
+  GpuLogitChange* changes = nullptr;
   GpuSampledToken* tokens = nullptr;  // [rows]
   int row_count = 0, vocabulary = 0;
 };

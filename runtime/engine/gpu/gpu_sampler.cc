@@ -22,7 +22,7 @@ absl::Status GpuSampler::Reserve(int device, int rows) {
   return absl::OkStatus();
 }
 
-bool GpuSampler::Describe(const RowSampling& from, GpuSampleRow* row) {
+void GpuSampler::Describe(const RowSampling& from, GpuSampleRow* row) {
   const SamplingParams& params = *from.params;
   *row = {.top_p = params.top_p,
           .min_p = params.min_p,
@@ -67,32 +67,18 @@ bool GpuSampler::Describe(const RowSampling& from, GpuSampleRow* row) {
     if (!params.ignore_eos) take_out(eos_ids_);
   }
   for (size_t i = begin; i < changes_.size(); ++i) place_of_id_[changes_[i].id] = -1;
-  const bool on_host = changes_.size() > begin && row->logprobs >= 0;
-  if (on_host) changes_.resize(begin);
   row->change_end = static_cast<int32_t>(changes_.size());
-  return !on_host;
 }
 
 void GpuSampler::Begin(absl::Span<const RowSampling> rows, GpuTables* tables) {
-  rows_.clear(), on_host_.clear(), changes_.clear();
-  for (const RowSampling& row : rows) on_host_.push_back(!Describe(row, &rows_.emplace_back()));
+  rows_.clear(), changes_.clear();
+  for (const RowSampling& row : rows) Describe(row, &rows_.emplace_back());
   rows_place_ = tables->Add<GpuSampleRow>(rows_);
   changes_place_ = tables->Add<GpuLogitChange>(changes_);
 }
 
 absl::Status GpuSampler::Enqueue(GpuStream& stream, float* logits, const GpuTables& tables) {
   if (rows_.empty()) return absl::OkStatus();
-  const uint64_t row_bytes = uint64_t{sizeof(float)} * vocabulary_, host_bytes = host_rows() * row_bytes;
-  if (host_bytes > host_logits_.bytes()) {
-    ASSIGN_OR_RETURN(host_logits_, PinnedMemory::Create(stream.device(), host_bytes));
-  }
-  char* to = host_logits_.data<char>();
-  for (size_t i = 0; i < rows_.size(); ++i) {
-    if (!on_host_[i]) continue;
-    RETURN_IF_ERROR(stream.Copy(to, logits + i * vocabulary_, row_bytes));
-    to += row_bytes;
-  }
-  // Rows of the host are sampled too, for nothing: they are few.
   GpuSampleArgs args;
   args.logits = logits, args.tokens = tokens_.data<GpuSampledToken>();
   args.rows = tables.At(rows_place_), args.changes = tables.At(changes_place_);
@@ -104,21 +90,13 @@ absl::Status GpuSampler::Enqueue(GpuStream& stream, float* logits, const GpuTabl
 void GpuSampler::Take(StepResult* result) const {
   const auto* tokens = host_tokens_.data<GpuSampledToken>();
   for (size_t i = 0; i < rows_.size(); ++i) {
-    std::optional<SampledToken>& sampled = result->sampled.emplace_back();
-    if (on_host_[i]) continue;
-    sampled.emplace();
-    sampled->id = tokens[i].id;
+    SampledToken& sampled = result->sampled.emplace_back().emplace();
+    sampled.id = tokens[i].id;
     if (tokens[i].id < 0 || rows_[i].logprobs < 0) continue;
-    sampled->logprob = tokens[i].logprob;
+    sampled.logprob = tokens[i].logprob;
     for (int best = 0; best < rows_[i].logprobs && tokens[i].top_ids[best] >= 0; ++best)
-      sampled->top.emplace_back(tokens[i].top_ids[best], tokens[i].top_logprobs[best]);
+      sampled.top.emplace_back(tokens[i].top_ids[best], tokens[i].top_logprobs[best]);
   }
-  const auto* logits = host_logits_.data<float>();
-  result->logits.assign(logits, logits + static_cast<size_t>(host_rows()) * vocabulary_);
-}
-
-int GpuSampler::host_rows() const {
-  return static_cast<int>(std::count(on_host_.begin(), on_host_.end(), true));
 }
 
 }  // namespace lombard

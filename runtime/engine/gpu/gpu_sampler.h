@@ -5,9 +5,6 @@
 //   RETURN_IF_ERROR(sampler.Enqueue(stream, logits, &tables));
 //   ... the stream has passed ...
 //   sampler.Take(&result);
-//
-// What it leaves to the host: rows with log-probabilities whose logits are changed by penalties or min_tokens
-// (log-probabilities are of the unchanged ones).
 #pragma once
 
 #include <memory>
@@ -28,26 +25,22 @@ class GpuSampler {
   // kResourceExhausted: no room for so many rows.
   absl::Status Reserve(int device, int rows);
   void Begin(absl::Span<const RowSampling> rows, GpuTables* tables);
-  // `logits` [rows, vocabulary] are device memory; those of rows that are sampled are lost. The others come
-  // to the host.
+  // `logits` [rows, vocabulary] are device memory; they are lost.
   absl::Status Enqueue(GpuStream& stream, float* logits, const GpuTables& tables);
   void Take(StepResult* result) const;
 
  private:
-  // False: the host must do it.
-  bool Describe(const RowSampling& from, GpuSampleRow* row);
-  int host_rows() const;
+  void Describe(const RowSampling& from, GpuSampleRow* row);
 
   const int vocabulary_;
   const std::vector<int32_t> eos_ids_;
   std::vector<GpuSampleRow> rows_;
-  std::vector<bool> on_host_;  // [rows]
   std::vector<GpuLogitChange> changes_;
   std::vector<int32_t> place_of_id_;  // [vocabulary] in changes_, of the row that is described; else -1
   GpuTables::Place<GpuSampleRow> rows_place_;
   GpuTables::Place<GpuLogitChange> changes_place_;
   DeviceMemory tokens_;  // GpuSampledToken
-  PinnedMemory host_tokens_, host_logits_;
+  PinnedMemory host_tokens_;
 };
 
 }  // namespace lombard
