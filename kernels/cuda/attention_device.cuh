@@ -1,4 +1,4 @@
-// What the attention kernels share: which keys a piece of work sees, and where they lie.
+// What the attention kernels share: their parameters, and the choice of their instances.
 #pragma once
 
 #include "kernels/cuda/dispatch.h"
@@ -71,40 +71,6 @@ GpuError ForFastAttention(const KvLayout& layout, F f) {
   };
   return layout.dtype == DType::kF16 ? for_type(internal::Type<Half>())
                                      : for_type(internal::Type<BFloat16>());
-}
-
-// Keys [begin, end) of a span, counted from its first.
-struct KeyRange {
-  int32_t begin, end;
-};
-
-// What a row at `position` sees of the piece's part.
-LOMBARD_HOST_DEVICE constexpr KeyRange VisibleKeys(const AttentionWork& work, int32_t position,
-                                                   int32_t window) {
-  const int32_t last = position - work.first_position;  // its own place in the span
-  KeyRange keys{work.first_key, work.first_key + work.key_count};
-  if (last + 1 < keys.end) keys.end = last + 1;
-  if (window > 0 && last - window + 1 > keys.begin) keys.begin = last - window + 1;
-  if (keys.end < keys.begin) keys.end = keys.begin;
-  return keys;
-}
-
-// What any row of the piece sees, and what lies between.
-LOMBARD_HOST_DEVICE constexpr KeyRange KeysOfPiece(const AttentionWork& work, int32_t window) {
-  KeyRange keys{work.first_key, work.first_key + work.key_count};
-  const int32_t last = work.position_max - work.first_position;
-  if (last + 1 < keys.end) keys.end = last + 1;
-  const int32_t first = work.position_min - work.first_position - window + 1;
-  if (window > 0 && first > keys.begin) keys.begin = first;
-  if (keys.begin > keys.end) keys.begin = keys.end;
-  return keys;
-}
-
-// In elements from the start of the slab: key number `key` of the span that starts at `blocks`.
-LOMBARD_HOST_DEVICE int64_t KeyOffset(const int32_t* blocks, int32_t key, int32_t block_tokens,
-                                      int32_t kv_heads, int32_t kv_head, int32_t head_dim) {
-  const int64_t block = blocks[key / block_tokens];
-  return ((block * kv_heads + kv_head) * block_tokens + key % block_tokens) * head_dim;
 }
 
 }  // namespace lombard
