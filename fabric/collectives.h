@@ -88,7 +88,7 @@ class Collectives {
   };
   // Connects, and looks for errors. Pairs that were closed in it, each once.
   virtual std::vector<Closed> Poll(absl::Time now) = 0;
-  // Aborts the pair's communicator, if there is one.
+  // Begins to abort the pair's communicator, if there is one; never waits.
   virtual void Close(LoanPair pair) = 0;
 };
 

@@ -1,9 +1,12 @@
 #include "fabric/nccl/nccl_collectives.h"
 
+#include <condition_variable>
+#include <cstdio>
 #include <cstring>
 #include <map>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
@@ -20,13 +23,59 @@ std::string Name(LoanPair pair) {
   return absl::StrCat("NCCL, loans of rank ", pair.creditor, " to rank ", pair.debtor);
 }
 
+// An abort may wait for all kernels of the GPU, those of other communicators that are about to be aborted too
+// (NCCL issues 549, 564, 829). So each has a thread, and nobody waits for one but the end.
+class Aborts {
+ public:
+  Aborts(const NcclLibrary& library, int device) : state_(std::make_shared<State>(library, device)) {}
+
+  void Begin(ncclComm_t comm, LoanPair pair) {
+    {
+      std::lock_guard lock(state_->mutex);
+      ++state_->under_way;
+    }
+    std::thread([state = state_, comm, pair] {
+      absl::Status status = MakeGpuCurrent(state->device);
+      // Neither finalized nor destroyed: both may wait for the other end.
+      status.Update(state->nccl.ToStatus(state->nccl.CommAbort(comm), "ncclCommAbort"));
+      if (!status.ok()) Report(absl::StrCat(Name(pair), ": ", status.message()));
+      std::lock_guard lock(state->mutex);
+      --state->under_way;
+      state->ended.notify_all();
+    }).detach();
+  }
+
+  void Wait(absl::Duration most) {
+    std::unique_lock lock(state_->mutex);
+    if (state_->ended.wait_for(lock, absl::ToChronoMilliseconds(most),
+                               [&] { return state_->under_way == 0; }))
+      return;
+    Report(absl::StrCat(state_->under_way, " calls of ncclCommAbort on GPU ", state_->device,
+                        " have not returned in ", absl::FormatDuration(most)));
+  }
+
+ private:
+  struct State {
+    State(const NcclLibrary& library, int device) : nccl(library), device(device) {}
+    const NcclLibrary nccl;
+    const int device;
+    std::mutex mutex;
+    std::condition_variable ended;
+    int under_way = 0;
+  };
+  static void Report(const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); }
+
+  const std::shared_ptr<State> state_;  // of the threads too, one of which may hang
+};
+
 class NcclCollectives final : public Collectives {
  public:
   NcclCollectives(const NcclLibrary& library, const NcclOptions& options, const Clock* clock)
-      : nccl_(library), options_(options), clock_(*clock) {}
+      : nccl_(library), options_(options), clock_(*clock), aborts_(library, options.device) {}
 
   ~NcclCollectives() override {
     while (!pairs_.empty()) Close(pairs_.begin()->first);
+    aborts_.Wait(options_.abort_timeout);
   }
 
   absl::StatusOr<std::string> NewKey() override {
@@ -58,7 +107,7 @@ class NcclCollectives final : public Collectives {
     const ncclResult_t result =
         nccl_.CommInitRankConfig(&comm, 2, id, pair.debtor == options_.rank ? kDebtor : kCreditor, &config);
     if (absl::Status status = nccl_.ToStatus(result, "ncclCommInitRankConfig"); !status.ok()) {
-      if (comm != nullptr) static_cast<void>(nccl_.CommAbort(comm));
+      if (comm != nullptr) aborts_.Begin(comm, pair);
       return status;
     }
     pairs_[pair] = {comm, ++opened_, false, now + options_.open_timeout};
@@ -86,9 +135,11 @@ class NcclCollectives final : public Collectives {
   std::vector<Closed> Poll(absl::Time now) override {
     std::lock_guard lock(mutex_);
     std::vector<Closed> closed;
+    if (pairs_.empty()) return closed;
+    const absl::Status current = MakeGpuCurrent(options_.device);
     for (auto& [pair, one] : pairs_) {
       ncclResult_t state = ncclSuccess;
-      ncclResult_t asked = nccl_.CommGetAsyncError(one.comm, &state);
+      ncclResult_t asked = current.ok() ? nccl_.CommGetAsyncError(one.comm, &state) : ncclUnhandledCudaError;
       if (asked == ncclSuccess) asked = state;
       if (absl::Status status = nccl_.ToStatus(asked, Name(pair)); !status.ok()) {
         closed.push_back({pair, absl::UnavailableError(status.message())});
@@ -120,8 +171,7 @@ class NcclCollectives final : public Collectives {
   void CloseLocked(LoanPair pair) {
     const auto found = pairs_.find(pair);
     if (found == pairs_.end()) return;
-    // Neither finalized nor destroyed: both may wait for the other end.
-    static_cast<void>(nccl_.CommAbort(found->second.comm));
+    aborts_.Begin(found->second.comm, pair);
     pairs_.erase(found);
   }
 
@@ -158,6 +208,7 @@ class NcclCollectives final : public Collectives {
   const NcclLibrary nccl_;
   const NcclOptions options_;
   const Clock& clock_;
+  Aborts aborts_;
   mutable std::mutex mutex_;  // held while NCCL is called, which returns at once; not while it is waited for
   uint64_t opened_ = 0;
   std::map<LoanPair, Pair> pairs_;

@@ -1,6 +1,7 @@
 #include "tests/fabric/fake_nccl.h"
 
 #include <algorithm>
+#include <condition_variable>
 #include <cstring>
 #include <deque>
 #include <map>
@@ -40,8 +41,10 @@ namespace {
 // NCCL's state is the process's, so is this one's.
 struct World {
   std::mutex mutex;  // taken after the device's
+  std::condition_variable changed;
   uint64_t keys = 0, calls = 0;
   bool connects = false;  // FakeNcclConnects
+  bool hangs = false;     // FakeNcclHangs
   std::vector<std::unique_ptr<ncclComm>> comms;
   std::map<int, std::deque<TransferRef>> submitted;  // by device
 
@@ -54,6 +57,7 @@ struct World {
   void Finish(const TransferRef& transfer) {
     transfer->done = true;
     std::erase(submitted[transfer->comm->device], transfer);
+    changed.notify_all();
   }
   // Ends what the communicator has under way.
   void Drop(const ncclComm* comm) {
@@ -64,7 +68,7 @@ struct World {
 };
 
 World& TheWorld() {
-  static World world;
+  static World& world = *new World;  // for ever: aborts may still run when the program ends
   return world;
 }
 
@@ -184,14 +188,17 @@ NcclLibrary FakeNccl() {
   };
   nccl.CommGetAsyncError = [](ncclComm_t comm, ncclResult_t* state) {
     std::lock_guard lock(TheWorld().mutex);
-    if (comm->aborted) return ncclInvalidArgument;
+    if (comm->aborted || comm->device != emulation::CurrentDevice()) return ncclInvalidArgument;
     return *state = StateOf(TheWorld(), comm), ncclSuccess;
   };
   nccl.CommAbort = [](ncclComm_t comm) {
-    std::lock_guard lock(TheWorld().mutex);
-    if (comm->aborted) return ncclInvalidArgument;
+    World& world = TheWorld();
+    std::unique_lock lock(world.mutex);
+    world.changed.wait(lock, [&] { return !world.hangs; });
+    if (comm->aborted || comm->device != emulation::CurrentDevice()) return ncclInvalidArgument;
     comm->aborted = true;
-    TheWorld().Drop(comm);
+    world.Drop(comm);
+    world.changed.wait(lock, [&] { return world.submitted[comm->device].empty(); });
     return ncclSuccess;
   };
   nccl.Send = [](const void* data, size_t count, ncclDataType_t, int peer, ncclComm_t comm,
@@ -215,6 +222,16 @@ FakeNcclConnects::FakeNcclConnects() {
 FakeNcclConnects::~FakeNcclConnects() {
   std::lock_guard lock(TheWorld().mutex);
   TheWorld().connects = false;
+}
+
+FakeNcclHangs::FakeNcclHangs() {
+  std::lock_guard lock(TheWorld().mutex);
+  TheWorld().hangs = true;
+}
+FakeNcclHangs::~FakeNcclHangs() {
+  std::lock_guard lock(TheWorld().mutex);
+  TheWorld().hangs = false;
+  TheWorld().changed.notify_all();
 }
 
 void KillFakeNcclRank(int device, bool noticed) {

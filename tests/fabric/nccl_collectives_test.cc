@@ -27,7 +27,8 @@ using testing::IsEmpty;
 using State = ExchangeLane::State;
 
 constexpr int kLayers = 3;
-constexpr uint64_t kBytes = 64;  // of a transfer
+constexpr uint64_t kBytes = 64;                           // of a transfer
+constexpr int kUntilAborted = 60'000, kAbortMs = 30'000;  // milliseconds; not reached
 const absl::Time kStart = absl::UnixEpoch();
 
 class StillClock final : public Clock {
@@ -39,14 +40,18 @@ class StillClock final : public Clock {
 GpuPlace PlaceOf(int rank) { return {"host", absl::StrCat("0000:0", rank, ":00.0")}; }
 
 struct Rank {
-  explicit Rank(int rank, const Clock* clock)
+  Rank(int rank, const Clock* clock, int abort_ms = kAbortMs)
       : rank(rank),
         lane(rank),
         stream(*GpuStream::Create(rank)),
         // Of every pair with another rank, per layer: query, state.
         memory(*DeviceMemory::Create(rank, 8 * kLayers * 2 * kBytes)),
-        collectives(
-            MakeNcclCollectives(FakeNccl(), {.rank = rank, .device = rank, .place = PlaceOf(rank)}, clock)) {}
+        collectives(MakeNcclCollectives(FakeNccl(),
+                                        {.rank = rank,
+                                         .device = rank,
+                                         .place = PlaceOf(rank),
+                                         .abort_timeout = absl::Milliseconds(abort_ms)},
+                                        clock)) {}
 
   std::byte* At(int other, int layer, bool state) const {
     return memory.data<std::byte>() + ((other * kLayers + layer) * 2 + state) * kBytes;
@@ -67,8 +72,8 @@ class NcclCollectivesTest : public testing::Test {
     emulation::SetPatienceMs(2000);
   }
 
-  void Make(int count) {
-    for (int i = 0; i < count; ++i) ranks_.emplace_back(i, &clock_);
+  void Make(int count, int abort_ms = kAbortMs) {
+    for (int i = 0; i < count; ++i) ranks_.emplace_back(i, &clock_, abort_ms);
   }
   void Open(LoanPair pair) {
     Rank &debtor = ranks_[pair.debtor], &creditor = ranks_[pair.creditor];
@@ -341,7 +346,10 @@ void TrafficTest::Run(uint64_t seed) {
   }
   for (const Rank& rank : ranks_)
     EXPECT_EQ(rank.lane.state(), State::kFree) << "rank " << rank.rank << " waits for ever, seed " << seed;
-  for (const ncclComm_t comm : comms_) EXPECT_EQ(nccl_.CommAbort(comm), ncclSuccess);
+  for (int rank = 0; rank < count; ++rank) {
+    ASSERT_TRUE(MakeGpuCurrent(rank).ok());
+    EXPECT_EQ(nccl_.CommAbort(comms_[rank]), ncclSuccess);
+  }
   ranks_.clear(), reduce_.clear();
 }
 
@@ -360,6 +368,7 @@ INSTANTIATE_TEST_SUITE_P(Ranks, TrafficTest,
                          [](const auto& info) { return info.param.name; });
 
 TEST_F(NcclCollectivesTest, ADeadPeerThatNcclKnowsOfClosesThePair) {
+  emulation::SetPatienceMs(kUntilAborted);
   Make(2);
   Open({0, 1});
   ASSERT_TRUE(SubmitDebtor(ranks_[0], {1}, 1).ok());
@@ -373,6 +382,7 @@ TEST_F(NcclCollectivesTest, ADeadPeerThatNcclKnowsOfClosesThePair) {
 }
 
 TEST_F(NcclCollectivesTest, ADeadPeerThatNcclDoesNotKnowOfEndsWithCloseAndThePairOpensAgain) {
+  emulation::SetPatienceMs(kUntilAborted);
   Make(2);
   Open({0, 1});
   ASSERT_TRUE(SubmitCreditor(ranks_[1], 0).ok());
@@ -392,6 +402,7 @@ TEST_F(NcclCollectivesTest, ADeadPeerThatNcclDoesNotKnowOfEndsWithCloseAndThePai
 }
 
 TEST_F(NcclCollectivesTest, ClosingAPairEndsTheWaitOfAnotherThreadForIt) {
+  emulation::SetPatienceMs(kUntilAborted);
   const FakeNcclConnects connects;
   const MonotonicClock clock;
   Make(2);
@@ -412,6 +423,32 @@ TEST_F(NcclCollectivesTest, ClosingAPairEndsTheWaitOfAnotherThreadForIt) {
   submits.join();
   EXPECT_EQ(submitted.code(), absl::StatusCode::kUnavailable) << submitted;
   EXPECT_TRUE(ranks_[0].stream.Synchronize().ok());
+}
+
+// Where an abort waits for the other's kernel.
+TEST_F(NcclCollectivesTest, TwoPairsWithDeadPeersAreClosedOneAfterTheOther) {
+  emulation::SetPatienceMs(kUntilAborted);
+  Make(3);
+  Open({0, 1});
+  Open({0, 2});
+  ASSERT_TRUE(SubmitDebtor(ranks_[0], {1, 2}, 1).ok());
+  KillFakeNcclRank(1, false);
+  KillFakeNcclRank(2, false);
+  ranks_[0].collectives->Close({0, 1});
+  EXPECT_THAT(ranks_[0].collectives->Poll(kStart), IsEmpty()) << "the other is closed by whoever wants it";
+  ranks_[0].collectives->Close({0, 2});
+  EXPECT_TRUE(ranks_[0].stream.Synchronize().ok()) << "the stream goes on";
+}
+
+TEST_F(NcclCollectivesTest, AnAbortThatHangsIsNotWaitedForForEver) {
+  Make(2, /*abort_ms=*/1);
+  Open({0, 1});
+  auto hangs = std::make_unique<FakeNcclHangs>();
+  ranks_[0].collectives->Close({0, 1});
+  EXPECT_FALSE(ranks_[0].collectives->IsOpen({0, 1}));
+  testing::internal::CaptureStderr();
+  ranks_[0].collectives.reset();
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr("have not returned"));
 }
 
 TEST_F(NcclCollectivesTest, TwoRanksOnOneGpuAreRefused) {
