@@ -1,9 +1,15 @@
 #include "distattn/announced_exchanges.h"
 
+#include <chrono>
 #include <thread>
 #include <utility>
 
 namespace lombard {
+namespace {
+
+constexpr std::chrono::microseconds kSleep(50);  // while the streams pass
+
+}  // namespace
 
 bool AnnouncedExchanges::OnAnnouncement(const Announcement& announcement, Reads reads, bool may_attend,
                                         absl::FunctionRef<void()> promised) {
@@ -40,10 +46,8 @@ void AnnouncedExchanges::EndIfOver() {
 void AnnouncedExchanges::Stop() {
   EndIfOver();
   if (!under_way_) return;
-  exchanger_.ClosePair(pair_);
-  for (absl::StatusOr<bool> ended = false; ended.ok() && !*ended; ended = attention_.Ended())
-    std::this_thread::yield();
-  End();
+  exchanger_.CutServing();
+  for (; under_way_ && exchanger_.hung().ok(); EndIfOver()) std::this_thread::sleep_for(kSleep);
 }
 
 void AnnouncedExchanges::End() {

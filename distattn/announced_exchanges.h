@@ -40,7 +40,8 @@ class AnnouncedExchanges {
   bool under_way() const { return under_way_; }
   void EndIfOver();
   double TakeSeconds() { return std::exchange(seconds_, 0); }  // the GPU's, for those that have ended
-  void Stop();                                                 // ends what is under way
+  // Ends what is under way; still under_way() if the GPU hangs (GpuExchanger::hung).
+  void Stop();
   SpanAttention::Counts counts() const { return attention_.counts(); }  // of the last one, in a layer
 
  private:

@@ -5,6 +5,7 @@
 #include <thread>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status.h"
 
@@ -186,15 +187,22 @@ std::set<int> GpuExchanger::Ask(uint64_t step, absl::Span<const Wish> wishes) {
 }
 
 absl::Status GpuExchanger::Await(absl::FunctionRef<absl::StatusOr<bool>()> passed) {
-  const absl::Time until = clock_->Now() + options_.exchange_wait;
+  absl::Time until = clock_->Now() + options_.exchange_wait;
   bool closed = false;
   for (int i = 0;; ++i) {
     ASSIGN_OR_RETURN(const bool done, passed());
     if (done) return absl::OkStatus();
+    RETURN_IF_ERROR(hung());
     const absl::Time now = clock_->Now();
     PollPairs(now);
-    if (now >= until && !std::exchange(closed, true)) {
-      for (const int creditor : running_) ClosePair(Lent(creditor));
+    if (closed) {
+      if (now >= until) NoteHung();
+    } else if (const bool late = now >= until; late || aborted()) {
+      closed = true;
+      until = now + options_.hang_wait;
+      for (const int creditor : running_) {
+        if (late) ClosePair(Lent(creditor));
+      }
     }
     i < kYields ? std::this_thread::yield() : std::this_thread::sleep_for(kSleep);
   }
@@ -233,7 +241,10 @@ AnnouncementAnswer GpuExchanger::OnAnnouncement(const Announcement& announcement
     if (open || debtors_.contains(pair.debtor)) {
       const AnnouncementAnswer answer =
           announced_.OnAnnouncement(announcement, open && !aborted_, holds).answer;
-      if (answer == AnnouncementAnswer::kYes) serves_until_ = now + options_.exchange_wait;
+      if (answer == AnnouncementAnswer::kYes) {
+        serves_until_ = now + options_.exchange_wait;
+        serving_cut_ = false;
+      }
       return answer;
     }
   }
@@ -255,7 +266,12 @@ void GpuExchanger::WatchServing() {
   const absl::Time now = clock_->Now();
   PollPairs(now);
   if (now < serves_until_) return;
-  serves_until_ = absl::InfiniteFuture();
+  serving_cut_ ? NoteHung() : CutServing();
+}
+
+void GpuExchanger::CutServing() {
+  serving_cut_ = true;
+  serves_until_ = clock_->Now() + options_.hang_wait;
   int debtor;
   {
     std::lock_guard lock(mutex_);
@@ -324,6 +340,29 @@ void GpuExchanger::Abort() {
     collectives_->Close(Lent(peer));
     collectives_->Close({peer, rank()});
   }
+}
+
+bool GpuExchanger::aborted() const {
+  std::lock_guard lock(mutex_);
+  return aborted_;
+}
+
+absl::Status GpuExchanger::hung() const {
+  std::lock_guard lock(mutex_);
+  return hung_;
+}
+
+void GpuExchanger::NoteHung() {
+  absl::Status hung;
+  {
+    std::lock_guard lock(mutex_);
+    if (!hung_.ok()) return;
+    hung = hung_ = absl::DeadlineExceededError(absl::StrCat(
+        "GPU ", options_.place.pci, " of ", options_.place.host,
+        " hangs: what an exchange has put into a stream has not ended in ",
+        absl::FormatDuration(options_.hang_wait), " although its NCCL communicators were aborted"));
+  }
+  options_.on_hang(hung);
 }
 
 GpuExchanger::Counters GpuExchanger::counters() const {

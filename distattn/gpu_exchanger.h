@@ -12,10 +12,14 @@
 // until both ends have, Ask says no for it. What was closed is opened again after a while, with a new key;
 // who says that it will not connect (no GPU, no NCCL, the same GPU) is not asked again.
 //
+// A GPU hangs when its stream does not pass although the pairs are closed: then nothing may wait for it any
+// more, not even to free its memory (hung).
+//
 // Any thread unless said otherwise. Every wait is bounded by Options.
 #pragma once
 
 #include <condition_variable>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -47,6 +51,9 @@ class GpuExchanger {
     absl::Duration exchange_wait = absl::Seconds(60);  // for an exchange to end
     absl::Duration open_wait = absl::Seconds(30);      // for PairOpened
     absl::Duration open_again = absl::Seconds(1);      // after a pair was closed
+    absl::Duration hang_wait = absl::Seconds(30);      // for a stream to pass when its pairs are closed
+    // Told once what hung() will say, by the thread that has found it.
+    std::function<void(const absl::Status&)> on_hang = [](const absl::Status&) {};
   };
   // `transport` and `clock` are borrowed.
   GpuExchanger(const Options& options, std::unique_ptr<Collectives> collectives, Transport* transport,
@@ -65,7 +72,8 @@ class GpuExchanger {
   // Nobody: there is no exchange. REQUIRES: one wish a creditor.
   std::set<int> Ask(uint64_t step, absl::Span<const Wish> wishes);
   // Waits until `passed` says so, at most exchange_wait beyond what it takes when nothing fails: then the
-  // pairs of the exchange are closed, and all that waits for them goes on. Errors are those of `passed`.
+  // pairs of the exchange are closed, and all that waits for them goes on. Errors are those of `passed`;
+  // kDeadlineExceeded: it has not gone on, hung().
   absl::Status Await(absl::FunctionRef<absl::StatusOr<bool>()> passed);
   // REQUIRES: nothing of the exchange is left in this rank's streams. Those whose pair was closed meanwhile:
   // what they sent is rubbish.
@@ -77,8 +85,10 @@ class GpuExchanger {
   AnnouncementAnswer OnAnnouncement(const Announcement& announcement,
                                     absl::FunctionRef<bool(const QueryItem&)> holds);
   void Answer(ExchangeId exchange, AnnouncementAnswer answer);
-  // Looks for errors, and closes the pair if the exchange that is served lasts too long.
+  // Looks for errors, and closes the pair if the exchange that is served lasts too long; later it may find
+  // that the GPU hangs.
   void WatchServing();
+  void CutServing();  // as if it had lasted too long; REQUIRES: one is served
   void EndServing(uint64_t state_bytes);
 
   // Aborts the pair and tells the other end.
@@ -89,6 +99,9 @@ class GpuExchanger {
   void OnPeerLost(int peer);                         // also when the connection to it broke
   // Closes all pairs; nobody waits any more, and no exchange begins.
   void Abort();
+
+  // kDeadlineExceeded: the GPU hangs. The process should end without waiting for it.
+  absl::Status hung() const;
 
   struct Counters {
     uint64_t exchanges = 0;                     // of this rank as debtor: with one creditor, for one step
@@ -116,6 +129,8 @@ class GpuExchanger {
   void PollPairs(absl::Time now);
   void NoteClosed(LoanPair pair, bool tell);
   void OnPairMessage(int from, WireKind kind, const PairMessage& message);
+  bool aborted() const;
+  void NoteHung();
 
   const Options options_;
   const std::unique_ptr<Collectives> collectives_;
@@ -130,8 +145,10 @@ class GpuExchanger {
   std::set<int> debtors_;      // whose pair this end has opened and not closed
   uint64_t serial_ = 0;
   bool aborted_ = false;
+  absl::Status hung_;
   std::set<int> running_;    // creditors of the exchange under way; step thread
-  absl::Time serves_until_;  // service thread
+  absl::Time serves_until_;  // service thread, as what follows
+  bool serving_cut_ = false;
   Counters counters_;
 };
 

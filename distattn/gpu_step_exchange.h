@@ -49,7 +49,8 @@ class GpuStepExchange {
   // Waits for what is in `main`, bounded as the exchange is (GpuExchanger::Await).
   absl::Status Wait(GpuEvent& event);
   // Keeps what was promised and waits for the streams. kUnavailable: a creditor was lost, and the step's
-  // results are rubbish. Other errors are the device's.
+  // results are rubbish. kDeadlineExceeded: the GPU hangs, nothing should wait for its streams. Other errors
+  // are the device's.
   absl::Status End();
 
  private:

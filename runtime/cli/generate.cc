@@ -198,6 +198,8 @@ absl::Status RunRank(Bootstrap& bootstrap, RankRun* run) {
   run->parted = worker->parted();
   if (place.rank == 0 && batch.ok()) RecordLostRanks(job.ever_lost_ranks());
   if (run->parted) left = Annotate(left, absl::StrCat("rank ", place.rank));
+  if (worker->hangs())
+    ExitAtOnce(batch.ok() ? left : batch, place.rank == 0 || run->parted, /*launched=*/true);
   return batch.ok() ? left : batch;
 }
 

@@ -12,6 +12,7 @@
 #include "fabric/make_transport.h"
 #include "fabric/messages/control.pb.h"
 #include "runtime/cli/job_setup.h"
+#include "runtime/cli/process_exit.h"
 #include "runtime/cli/rank_start.h"
 #include "runtime/worker/worker.h"
 
@@ -78,6 +79,8 @@ absl::Status RunJoiner(const WorkerOptions& options, const std::string& version,
   termination->set_handler([&] { worker->Drain(options.drain_wait); });
   const absl::Status end = worker->Join();
   termination->reset();
+  if (worker->hangs())
+    ExitAtOnce(Annotate(end, absl::StrCat("rank ", rank)), /*speaks=*/true, /*launched=*/false);
   return Annotate(end, absl::StrCat("rank ", rank));
 }
 

@@ -1,5 +1,7 @@
 #include "runtime/cli/process_exit.h"
 
+#include <unistd.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -29,6 +31,13 @@ void RecordExit(int code) {
   if (file == nullptr) return;
   std::fprintf(file, "%d\n", code);
   std::fclose(file);
+}
+
+void ExitAtOnce(const absl::Status& why, bool speaks, bool launched) {
+  if (speaks) std::fprintf(stderr, "lombard: %s\n", std::string(why.message()).c_str());
+  if (launched) RecordExit(1);
+  std::fflush(nullptr);
+  _exit(1);
 }
 
 void RecordLostRanks(const std::vector<int>& ranks) {

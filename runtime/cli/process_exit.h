@@ -5,6 +5,8 @@
 #include <optional>
 #include <vector>
 
+#include "absl/status/status.h"
+
 namespace lombard {
 
 // This process's rank as the launcher's environment tells it (Open MPI, PMIx, PMI, Slurm, in this order),
@@ -17,6 +19,10 @@ bool SpeaksForAll();
 // Writes `code` to $LOMBARD_RUN_DIR/rank.<i>.status when launch/run has set that directory; a process's last
 // act. Failures are silent: a missing file counts as a failed rank.
 void RecordExit(int code);
+
+// Says why on standard error if it `speaks`, records the exit code if it was `launched` (RecordExit), and ends
+// the process without running any destructor: one would wait for ever, as for a GPU that hangs.
+[[noreturn]] void ExitAtOnce(const absl::Status& why, bool speaks, bool launched);
 
 // Names in $LOMBARD_RUN_DIR/lost, one a line, the ranks that were lost while the others, or who came in their
 // place, did the whole job.

@@ -51,6 +51,9 @@ Worker::~Worker() {
     Fail(absl::CancelledError("worker destroyed while running"));
     Join().IgnoreError();
   }
+  for (std::thread* thread : {&step_thread_, &service_thread_}) {
+    if (thread->joinable()) thread->join();
+  }
 }
 
 absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerSettings& settings, const Model* model,
@@ -116,12 +119,14 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerSettings& set
   if (engine.lending) {
     RETURN_IF_ERROR(worker->UseGpuDirect());
     if (GpuExchangeEnd end = worker->compute_->MakeExchangeEnd(rank, clock); end.collectives != nullptr) {
-      worker->exchanger_ =
-          std::make_unique<GpuExchanger>(GpuExchanger::Options{.incarnation = settings.incarnation,
-                                                               .place = end.place,
-                                                               .answer_wait = settings.gpu_answer_wait,
-                                                               .exchange_wait = settings.reply_deadline},
-                                         std::move(end.collectives), transport, clock);
+      worker->exchanger_ = std::make_unique<GpuExchanger>(
+          GpuExchanger::Options{.incarnation = settings.incarnation,
+                                .place = end.place,
+                                .answer_wait = settings.gpu_answer_wait,
+                                .exchange_wait = settings.reply_deadline,
+                                .hang_wait = settings.gpu_hang_wait,
+                                .on_hang = [self](const absl::Status& why) { self->Fail(why); }},
+          std::move(end.collectives), transport, clock);
       worker->exchanges_ = std::make_unique<AnnouncedExchanges>(worker->exchanger_.get(),
                                                                 worker->compute_->announced_attention());
     }
@@ -171,20 +176,57 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerSettings& set
 void Worker::Start() {
   liveness_.Start(clock_->Now());
   progress_thread_ = std::thread([this] { ProgressLoop(); });
-  service_thread_ = std::thread([this] { service_->Serve(); });
-  step_thread_ = std::thread([this] { StepLoop(); });
+  const auto end = [this](bool& ended) {
+    std::lock_guard lock(ended_mutex_);
+    ended = true;
+    ended_.notify_all();
+  };
+  service_thread_ = std::thread([this, end] {
+    service_->Serve();
+    end(service_ended_);
+  });
+  step_thread_ = std::thread([this, end] {
+    StepLoop();
+    end(step_ended_);
+  });
   if (gmanager_ != nullptr) manager_thread_ = std::thread([this] { ManagerLoop(); });
 }
 
 absl::Status Worker::Join() {
-  if (step_thread_.joinable()) step_thread_.join();
+  JoinInTime(step_thread_, step_ended_);
   if (manager_thread_.joinable()) manager_thread_.join();
   service_->Stop();
-  if (service_thread_.joinable()) service_thread_.join();
+  JoinInTime(service_thread_, service_ended_);
   transport_->Wake();
   if (progress_thread_.joinable()) progress_thread_.join();
   std::lock_guard lock(failure_mutex_);
+  if (exchanger_ != nullptr) failure_.Update(exchanger_->hung());
   return failure_;
+}
+
+// A thread that has to do with a GPU may wait for it for ever; then it is left alone.
+void Worker::JoinInTime(std::thread& thread, const bool& ended) {
+  if (!thread.joinable()) return;
+  if (exchanger_ != nullptr) {
+    const absl::Duration wait = 2 * settings_.gpu_hang_wait;
+    std::unique_lock lock(ended_mutex_);
+    ended_.wait(lock, [&] { return ended || leaving_.load(); });
+    if (!ended_.wait_for(lock, absl::ToChronoMilliseconds(wait), [&] { return ended; })) {
+      std::lock_guard failure_lock(failure_mutex_);
+      if (failure_.ok()) {
+        failure_ = absl::DeadlineExceededError(absl::StrCat("a thread of rank ", transport_->rank(),
+                                                            " has not ended in ", absl::FormatDuration(wait),
+                                                            ": its GPU hangs"));
+      }
+      return;
+    }
+  }
+  thread.join();
+}
+
+bool Worker::hangs() const {
+  return step_thread_.joinable() || service_thread_.joinable() ||
+         (exchanger_ != nullptr && !exchanger_->hung().ok());
 }
 
 void Worker::Fail(const absl::Status& why) {
@@ -248,7 +290,11 @@ absl::Status Worker::UseGpuDirect() {
 }
 
 void Worker::SetLeaving() {
-  leaving_.store(true);
+  {
+    std::lock_guard lock(ended_mutex_);
+    leaving_.store(true);
+    ended_.notify_all();
+  }
   step_inbox_.Notify();
   manager_inbox_.Notify();
   transport_->Wake();

@@ -18,6 +18,7 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -75,6 +76,7 @@ struct WorkerSettings {
   absl::Duration reply_deadline = absl::Seconds(60);  // of a query
   bool compact_states = false;                        // over the transport
   absl::Duration gpu_answer_wait = absl::Seconds(1);  // GpuExchanger's
+  absl::Duration gpu_hang_wait = absl::Seconds(30);   // the same; a thread that leaves may take twice as long
   std::optional<bool> gpu_direct;                     // KV moves without host memory; unset: where it can
   bool poison = false;                                // NaN into free and lent-away blocks
   std::optional<SharingCost> sharing;                 // replaces the engine's; unset: measured at start
@@ -90,11 +92,13 @@ class Worker final : public TransportHandler {
   static absl::StatusOr<std::unique_ptr<Worker>> Create(const WorkerSettings& settings, const Model* model,
                                                         const Tokenizer* tokenizer, Transport* transport,
                                                         const Clock* clock, FrontDoor* front_door);
-  ~Worker() override;
+  ~Worker() override;  // waits for the GPU, for ever if it hangs
 
   void Start();
   // Blocks until the worker has left. OK: it was told to leave and did in good order.
   absl::Status Join();
+  // After Join: its GPU hangs. Nothing that has to do with it can be freed; end the process at once.
+  bool hangs() const;
   // Any thread: fails this worker, and with it the job.
   void Fail(const absl::Status& why);
   // Any thread: leave in good order, within `wait`; the second time, at once. Join returns when it is done:
@@ -124,6 +128,7 @@ class Worker final : public TransportHandler {
   Worker(const WorkerSettings& settings, Transport* transport, const Clock* clock, FrontDoor* front_door);
   absl::Status UseGpuDirect();
   void SetLeaving();
+  void JoinInTime(std::thread& thread, const bool& ended);
   void Abort(const absl::Status& why);
   void PeerGone(int peer, const absl::Status& why);
   void Part(const absl::Status& why);  // leaves alone; the job goes on
@@ -165,6 +170,9 @@ class Worker final : public TransportHandler {
   std::atomic<int> drains_asked_{0};
   std::atomic<int64_t> drain_wait_us_{0};
   std::atomic<uint64_t> incarnation_;  // instance_'s, for all threads
+  std::mutex ended_mutex_;
+  std::condition_variable ended_;
+  bool service_ended_ = false, step_ended_ = false;  // their threads
   std::mutex failure_mutex_;
   absl::Status failure_;
 

@@ -19,8 +19,9 @@ using testing::IsEmpty;
 
 class SetClock final : public Clock {
  public:
-  absl::Time Now() const override { return now; }
-  absl::Time now = absl::UnixEpoch();
+  absl::Time Now() const override { return now += step; }
+  mutable absl::Time now = absl::UnixEpoch();
+  absl::Duration step;  // that each look takes
 };
 
 // Ends of pairs, by key; shared by the ranks of a test.
@@ -86,9 +87,11 @@ class World {
       auto collectives = std::make_unique<FakeCollectives>(&ends, place);
       ranks.push_back(
           {.collectives = collectives.get(), .transport = std::make_unique<FakeTransport>(this, rank)});
-      ranks.back().exchanger =
-          std::make_unique<GpuExchanger>(GpuExchanger::Options{.place = place, .answer_wait = answer_wait},
-                                         std::move(collectives), ranks.back().transport.get(), &clock);
+      ranks.back().exchanger = std::make_unique<GpuExchanger>(
+          GpuExchanger::Options{.place = place,
+                                .answer_wait = answer_wait,
+                                .on_hang = [this](const absl::Status&) { ++hangs; }},
+          std::move(collectives), ranks.back().transport.get(), &clock);
     }
   }
 
@@ -140,6 +143,7 @@ class World {
   Ends ends;
   std::vector<Rank> ranks;
   std::set<int> silent, down;
+  int hangs = 0;  // that ranks were told of
   std::vector<WireKind> sent;
 };
 
@@ -247,6 +251,42 @@ TEST(GpuExchanger, AnExchangeThatDoesNotEndIsCutOffAtBothEnds) {
   EXPECT_THAT(world.ranks[0].exchanger->EndRunning(0), ElementsAre(1));
 }
 
+TEST(GpuExchanger, AStreamThatDoesNotPassWhenItsPairsAreClosedHangs) {
+  World world;
+  world.Open(0, 1);
+  EXPECT_THAT(world.Ask(0, {1}), ElementsAre(1));
+  GpuExchanger &debtor = *world.ranks[0].exchanger, &creditor = *world.ranks[1].exchanger;
+  world.clock.now += absl::Seconds(60);
+  creditor.WatchServing();
+  world.clock.now += absl::Seconds(29);
+  creditor.WatchServing();
+  EXPECT_TRUE(creditor.hung().ok()) << creditor.hung();
+  world.clock.now += absl::Seconds(1);
+  for (int i = 0; i < 3; ++i) creditor.WatchServing();
+  EXPECT_EQ(creditor.hung().code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(world.hangs, 1);
+
+  world.clock.step = absl::Seconds(1);
+  const absl::Time begin = world.clock.now;
+  const auto never = []() -> absl::StatusOr<bool> { return false; };
+  EXPECT_EQ(debtor.Await(never).code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_GE(world.clock.now, begin + absl::Seconds(90));
+  EXPECT_EQ(debtor.Await(never), debtor.hung()) << "at once";
+  EXPECT_EQ(world.hangs, 2);
+}
+
+TEST(GpuExchanger, WhenTheJobFailsAHangIsFoundSooner) {
+  World world;
+  world.Open(0, 1);
+  EXPECT_THAT(world.Ask(0, {1}), ElementsAre(1));
+  world.ranks[0].exchanger->Abort();
+  world.clock.step = absl::Seconds(1);
+  const absl::Time begin = world.clock.now;
+  const absl::Status hung = world.ranks[0].exchanger->Await([]() -> absl::StatusOr<bool> { return false; });
+  EXPECT_EQ(hung.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_LT(world.clock.now, begin + absl::Seconds(60));
+}
+
 TEST(GpuExchanger, AnErrorOfTheLibraryClosesThePairAtBothEnds) {
   World world;
   world.Open(0, 1);
@@ -346,6 +386,19 @@ TEST(AnnouncedExchanges, ADebtorLearnsThatThePromiseIsBroken) {
   attention.ended = true;
   exchanges.EndIfOver();
   EXPECT_EQ(world.counters(1).state_bytes, 0u);
+}
+
+TEST(AnnouncedExchanges, TheEndDoesNotWaitForeverForAGpuThatHangs) {
+  World world;
+  world.Open(0, 1);
+  FakeAttention attention;
+  AnnouncedExchanges exchanges(world.ranks[1].exchanger.get(), &attention);
+  EXPECT_TRUE(exchanges.OnAnnouncement({.exchange = {0, 9}}, {}, true, [] {}));
+  world.clock.step = absl::Seconds(1);
+  exchanges.Stop();
+  EXPECT_FALSE(world.ranks[0].collectives->IsOpen({0, 1}));
+  EXPECT_TRUE(exchanges.under_way());
+  EXPECT_FALSE(world.ranks[1].exchanger->hung().ok());
 }
 
 }  // namespace

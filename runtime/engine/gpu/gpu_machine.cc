@@ -107,6 +107,7 @@ absl::StatusOr<StepResult> GpuMachine::Run(const StepWork& work) {
   if (enqueued.ok()) SendStored(work.sends).IgnoreError();  // the stream's error comes again below
   // Also of an abandoned step: the next one writes the same arrays.
   const absl::Status exchanged = attention_->End();
+  if (absl::IsDeadlineExceeded(exchanged)) return broken_ = exchanged;  // the GPU hangs
   absl::Status status = stream_->Synchronize();
   if (!exchanged.ok() && !absl::IsUnavailable(exchanged)) status.Update(exchanged);
   if (!status.ok() || (!enqueued.ok() && !attention_->peers_failed())) {

@@ -1,14 +1,17 @@
 // Goal: loans between GPUs that exchange announced steps give the golden tokens, whoever says no, hangs or
 // dies. Method: whole in-process clusters; each rank has a GPU of its own on the emulated device, and a fake
 // NCCL that is stricter than the real one.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <future>
 
 #include "absl/strings/str_cat.h"
 #include "fabric/nccl/nccl_collectives.h"
 #include "runtime/engine/cpu_compute.h"
 #include "runtime/engine/gpu/gpu_compute.h"
+#include "runtime/job/local_cluster.h"
 #include "tests/emulation/emulated_device.h"
 #include "tests/fabric/fake_nccl.h"
 #include "tests/support/cluster_run.h"
@@ -227,6 +230,41 @@ TEST_P(GpuExchangeRunTest, ACreditorWhoseGpuHangsIsGivenUpInBoundedTime) {
   const ClusterRun run = ExpectGoldens(settings, {{.golden = 4}}, 8);
   EXPECT_GT(run.exchanges[0].pairs_closed, 0u);
   EXPECT_GT(run.reports[0].abandoned_steps(), 0u);
+}
+
+TEST_P(GpuExchangeRunTest, AnAbortThatHangsEndsTheJobInBoundedTime) {
+  trouble_ = [this](int call) { return call < 2 * model_->config().layers + 2; };
+  WorkerSettings settings = Settings({4, 12});
+  settings.reply_deadline = absl::Seconds(2);
+  settings.gpu_hang_wait = absl::Milliseconds(100);
+  const MonotonicClock clock;
+  auto hangs = std::make_unique<FakeNcclHangs>();
+  auto cluster = *LocalCluster::Create(settings, model_.get(), tokenizer_.get(), &clock);
+  ASSERT_TRUE(cluster->job().Submit(goldens_[4].prompt_ids, Greedy(8), 0, "", InstanceId(0)).ok());
+  absl::Status why;
+  while (why.ok()) why = cluster->job().Wait(absl::Seconds(1)).status();
+  EXPECT_THAT(why.message(), testing::HasSubstr("hangs"));
+  EXPECT_FALSE(cluster->Join().ok());
+  EXPECT_TRUE(cluster->worker(0).hangs());
+  hangs.reset();  // what a process would not wait for
+}
+
+TEST_P(GpuExchangeRunTest, ACallOfTheGpuThatDoesNotReturnDoesNotKeepTheWorkerFromLeaving) {
+  std::promise<void> called, released;
+  trouble_ = [&, end = released.get_future().share()](int call) {
+    if (call == 3) called.set_value(), end.wait();
+    return true;
+  };
+  WorkerSettings settings = Settings({4, 12});
+  settings.gpu_hang_wait = absl::Milliseconds(100);
+  const MonotonicClock clock;
+  auto cluster = *LocalCluster::Create(settings, model_.get(), tokenizer_.get(), &clock);
+  ASSERT_TRUE(cluster->job().Submit(goldens_[4].prompt_ids, Greedy(8), 0, "", InstanceId(0)).ok());
+  called.get_future().wait();
+  cluster->worker(0).Fail(absl::UnavailableError("somebody's mistake"));
+  EXPECT_FALSE(cluster->Join().ok());
+  EXPECT_TRUE(cluster->worker(1).hangs());
+  released.set_value();
 }
 
 INSTANTIATE_TEST_SUITE_P(Seed, GpuExchangeRunTest, testing::Values(1));
