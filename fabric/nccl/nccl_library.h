@@ -4,14 +4,21 @@
 
 #include <nccl.h>
 
+#include <string>
+
 #include "absl/status/statusor.h"
 
 namespace lombard {
 
 // Filled by Load; copied freely. The functions are NCCL's own, without the prefix.
 struct NcclLibrary {
-  // kUnavailable: no library, or one older than what is asked of it.
+  // kUnavailable: no library, or one older than kVersionMin.
   static absl::StatusOr<NcclLibrary> Load();
+
+  // The first with minCTAs and maxCTAs in ncclConfig_t; communicators that do not block came before, in 2.14.
+  static constexpr int kVersionMin = NCCL_VERSION(2, 17, 1);
+  // "2.30.7". kUnavailable: it is older than kVersionMin, or does not say.
+  absl::StatusOr<std::string> Version() const;
 
   decltype(&::ncclGetVersion) GetVersion = nullptr;
   decltype(&::ncclGetErrorString) GetErrorString = nullptr;

@@ -16,14 +16,13 @@ NcclStart StartNccl(int device) {
   for (const GpuInfo& gpu : FindGpus().gpus) {
     if (gpu.device == device) place.pci = gpu.pci;
   }
-  int version = 0;
-  library->GetVersion(&version);
+  const absl::StatusOr<std::string> version = library->Version();
   return {
       [library = *library, place, device](int rank, const Clock* clock) -> GpuExchangeEnd {
         return {MakeNcclCollectives(library, {.rank = rank, .device = device, .place = place}, clock), place};
       },
-      absl::StrCat("loans between GPUs go over NCCL ", version / 10000, ".", version / 100 % 100, ".",
-                   version % 100, " where both ends can")};
+      absl::StrCat("loans between GPUs go over NCCL ", version.value_or("(version unknown)"),
+                   " where both ends can")};
 }
 
 }  // namespace lombard
