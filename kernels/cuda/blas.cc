@@ -6,7 +6,9 @@
 #include <cuda_runtime_api.h>
 #endif
 
+#include <cstdio>
 #include <map>
+#include <string>
 #include <tuple>
 
 #include "base/device/gpu_memory.h"
@@ -68,7 +70,7 @@ class BlasLt final : public GpuBlas {
       : lt_(library), handle_(handle), workspace_(std::move(workspace)) {}
   ~BlasLt() override {
     for (auto& [shape, product] : products_) Destroy(product);
-    lt_.Destroy(handle_);
+    Report(lt_.Destroy(handle_), "cublasLtDestroy");
   }
 
   absl::Status Matmul(GpuStreamRef stream, const GpuMatmulArgs& args) override {
@@ -105,10 +107,16 @@ class BlasLt final : public GpuBlas {
     bool has_algorithm = false;
   };
 
+  // A line on standard error, of what costs no more than its memory.
+  void Report(cublasStatus_t status, const char* call) const {
+    if (const absl::Status failed = lt_.ToStatus(status, call); !failed.ok())
+      std::fprintf(stderr, "%s\n", std::string(failed.message()).c_str());
+  }
+
   void Destroy(Product& product) const {
     for (cublasLtMatrixLayout_t layout : {product.w, product.x, product.y})
-      if (layout != nullptr) lt_.MatrixLayoutDestroy(layout);
-    if (product.desc != nullptr) lt_.MatmulDescDestroy(product.desc);
+      if (layout != nullptr) Report(lt_.MatrixLayoutDestroy(layout), "cublasLtMatrixLayoutDestroy");
+    if (product.desc != nullptr) Report(lt_.MatmulDescDestroy(product.desc), "cublasLtMatmulDescDestroy");
   }
 
   absl::Status Choose(const GpuMatmulArgs& args, Product* product) const {
@@ -136,23 +144,25 @@ class BlasLt final : public GpuBlas {
 
     cublasLtMatmulPreference_t preference = nullptr;
     RETURN_IF_ERROR(lt_.ToStatus(lt_.MatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate"));
-    const uint64_t workspace_bytes = workspace_.bytes();
-    lt_.MatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace_bytes,
-                                     sizeof(workspace_bytes));
-    const auto align = [&](cublasLtMatmulPreferenceAttributes_t attribute, const void* pointer) {
-      const uint32_t alignment = AlignmentOf(pointer);
-      lt_.MatmulPreferenceSetAttribute(preference, attribute, &alignment, sizeof(alignment));
+    absl::Status preferred;
+    const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
+      preferred.Update(
+          lt_.ToStatus(lt_.MatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value)),
+                       "cublasLtMatmulPreferenceSetAttribute"));
     };
-    align(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, args.w);
-    align(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, args.x);
-    align(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, args.y);
-    align(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, args.y);
+    prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_.bytes());
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, AlignmentOf(args.w));
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, AlignmentOf(args.x));
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, AlignmentOf(args.y));
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, AlignmentOf(args.y));
     cublasLtMatmulHeuristicResult_t best{};
     int count = 0;
     const cublasStatus_t searched = lt_.MatmulAlgoGetHeuristic(
         handle_, product->desc, product->w, product->x, product->y, product->y, preference, 1, &best, &count);
-    lt_.MatmulPreferenceDestroy(preference);
-    if (searched == CUBLAS_STATUS_NOT_SUPPORTED) return absl::OkStatus();
+    Report(lt_.MatmulPreferenceDestroy(preference), "cublasLtMatmulPreferenceDestroy");
+    RETURN_IF_ERROR(preferred);
+    if (searched == CUBLAS_STATUS_NOT_SUPPORTED || searched == CUBLAS_STATUS_INVALID_VALUE)
+      return absl::OkStatus();  // a combination that it does not know
     RETURN_IF_ERROR(lt_.ToStatus(searched, "cublasLtMatmulAlgoGetHeuristic"));
     product->has_algorithm = count > 0 && best.state == CUBLAS_STATUS_SUCCESS;
     product->algorithm = best.algo;

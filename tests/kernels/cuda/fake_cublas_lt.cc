@@ -95,7 +95,7 @@ cublasStatus_t MatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preferenc
   return CUBLAS_STATUS_SUCCESS;
 }
 
-// Has none for odd n, as the library has none for some shapes; refuses mixed types that the library refuses.
+// Has none for odd n, which it says in either of the library's ways; refuses mixed types that the library refuses.
 cublasStatus_t MatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t, cublasLtMatrixLayout_t a,
                                       cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t,
                                       cublasLtMatrixLayout_t d, cublasLtMatmulPreference_t preference,
@@ -107,7 +107,7 @@ cublasStatus_t MatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t, cu
       Of<Preference>(preference)->workspace_bytes == 0) {
     return CUBLAS_STATUS_NOT_SUPPORTED;
   }
-  if (to.rows % 2 != 0) return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (to.rows % 2 != 0) return to.rows % 4 == 1 ? CUBLAS_STATUS_NOT_SUPPORTED : CUBLAS_STATUS_INVALID_VALUE;
   results[0] = {};
   results[0].algo.data[0] = kAlgorithm;
   results[0].state = CUBLAS_STATUS_SUCCESS;

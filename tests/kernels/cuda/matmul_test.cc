@@ -2,6 +2,8 @@
 // a library that does as its documentation says).
 #include "kernels/cuda/matmul.h"
 
+#include <gmock/gmock.h>
+
 #include "kernels/cuda/blas.h"
 #include "tests/kernels/cuda/gpu_test.h"
 #ifdef LOMBARD_HAS_CUBLAS_LT
@@ -105,6 +107,35 @@ TEST_P(GpuMatmulTest, CublasLtIsAskedForTheSame) {
   EXPECT_LE(FakeHeuristicCalls() - before, 24 + 1);
 #endif
 }
+
+#if defined(LOMBARD_EMULATED_GPU) && defined(LOMBARD_HAS_CUBLAS_LT)
+TEST_P(GpuMatmulTest, WhereCublasLtHasNoAlgorithmOurKernelIs) {
+  auto blas = *GpuBlas::Create(stream().device(), FakeCublasLt());
+  SetBlas(blas.get());
+  for (const int64_t n : {17, 19}) {  // not supported; invalid value
+    const std::vector<char> x = Encode(DType::kBF16, RandomFloats(random(), 9 * 16)),
+                            w = Encode(DType::kBF16, RandomFloats(random(), n * 16));
+    GpuMatmulArgs args;
+    args.rows = 9, args.n = n, args.k = 16, args.x_stride = 16, args.y_stride = n;
+    Product(DType::kBF16, x, w, {}, std::vector<float>(9 * n), args);
+  }
+}
+
+TEST_P(GpuMatmulTest, FailuresOfCublasLtAreErrorsOrReported) {
+  CublasLt library = FakeCublasLt();
+  library.MatmulPreferenceSetAttribute = [](auto...) { return CUBLAS_STATUS_EXECUTION_FAILED; };
+  library.MatmulDescDestroy = [](auto...) { return CUBLAS_STATUS_NOT_INITIALIZED; };
+  auto blas = *GpuBlas::Create(stream().device(), library);
+  const DeviceMemory memory = Allocate(4096);
+  GpuMatmulArgs args;
+  args.dtype = DType::kBF16, args.rows = 9, args.n = 16, args.k = 16, args.x_stride = 16, args.y_stride = 16;
+  args.x = memory.data(), args.w = memory.data<char>() + 1024, args.y = memory.data<float>() + 512;
+  testing::internal::CaptureStderr();
+  const absl::Status failed = blas->Matmul(stream().ref(), args);
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::StartsWith("cublasLtMatmulDescDestroy: "));
+  EXPECT_THAT(std::string(failed.message()), testing::StartsWith("cublasLtMatmulPreferenceSetAttribute: "));
+}
+#endif
 
 TEST_P(GpuMatmulTest, WeightsMayStartAtAnyElement) {
   const int64_t rows = 3, n = 9, k = 64;
