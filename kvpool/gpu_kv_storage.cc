@@ -114,12 +114,15 @@ absl::StatusOr<std::shared_ptr<DeviceSlots>> GpuKvStorage::MakeSlots() {
   const int device = stream_.device();
   ASSIGN_OR_RETURN(DeviceMemory made, DeviceMemory::Create(device, kSlots * kSlotBytes));
   const auto memory = std::make_shared<DeviceMemory>(std::move(made));
-  bool dma_buf = false;
-  for (const GpuInfo& gpu : FindGpus().gpus) dma_buf |= gpu.device == device && gpu.dma_buf;
+  GpuInfo info;
+  for (const GpuInfo& gpu : FindGpus().gpus) {
+    if (gpu.device == device) info = gpu;
+  }
   auto slots = DeviceSlots::Create({.memory = std::shared_ptr<std::byte>(memory, memory->data<std::byte>()),
                                     .slot_bytes = kSlotBytes,
                                     .count = kSlots,
-                                    .dma_buf = dma_buf,
+                                    .on_host = info.on_host,
+                                    .dma_buf = info.dma_buf,
                                     // An error shows at the next call that names the device.
                                     .make_current = [device] { MakeGpuCurrent(device).IgnoreError(); }});
   slots_ = slots;

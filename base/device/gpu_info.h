@@ -17,6 +17,7 @@ struct GpuInfo {
   uint64_t l2_bytes = 0;
   std::string pci;       // "0000:1b:00.0"
   bool dma_buf = false;  // the driver exports its memory to other devices as dma-buf
+  bool on_host = false;  // its memory is the host's: the emulated device
 };
 
 // Compute capability times ten: 80, 90.

@@ -27,10 +27,10 @@ std::string ReadAll(const std::string& path) {
 void WriteAll(const std::string& path, const std::string& text) { std::ofstream(path) << text; }
 
 GenerateRun RunGenerateProgram(int ranks, const std::string& model, const std::string& input,
-                               const std::vector<std::string>& args) {
+                               const std::vector<std::string>& args, const std::string& binary) {
   const std::string folder = NewFolder();
   WriteAll(folder + "/in.jsonl", input);
-  std::vector<std::string> argv = {LOMBARD_BINARY};
+  std::vector<std::string> argv = {binary};
   if (ranks > 0) argv = {"launch/run", "-n", absl::StrCat(ranks)};
   for (const char* arg : {"generate", "--model"}) argv.push_back(arg);
   argv.push_back(model);
@@ -42,8 +42,7 @@ GenerateRun RunGenerateProgram(int ranks, const std::string& model, const std::s
   // Nobody is lost in these runs, however busy the machine is with other tests.
   if (ranks > 1 && std::find(args.begin(), args.end(), "--dead-after") == args.end())
     argv.insert(argv.end(), {"--dead-after", "30s"});
-  GenerateRun run{
-      .program = RunProgram(argv, "", {{"LOMBARD_BINARY", LOMBARD_BINARY}}), .lines = {}, .report = {}};
+  GenerateRun run{.program = RunProgram(argv, "", {{"LOMBARD_BINARY", binary}}), .lines = {}, .report = {}};
   std::ifstream out(folder + "/out.jsonl");
   for (std::string line; std::getline(out, line);)
     run.lines.push_back(nlohmann::json::parse(line, nullptr, false));

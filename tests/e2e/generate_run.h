@@ -16,10 +16,11 @@ struct GenerateRun {
   nlohmann::json report;              // null when there is none
 };
 
-// `ranks` 0: the binary alone; otherwise launch/run -n ranks. Files are made in a new folder below the
+// `binary` is lombard, or another build of it. `ranks` 0: the binary alone; otherwise launch/run -n ranks. Files are made in a new folder below the
 // system's temporary one.
 GenerateRun RunGenerateProgram(int ranks, const std::string& model, const std::string& input,
-                               const std::vector<std::string>& args);
+                               const std::vector<std::string>& args,
+                               const std::string& binary = LOMBARD_BINARY);
 
 // One line per case: the prompt's ids, as many greedy tokens as the golden has, eos ignored.
 std::string GoldenInput(const std::vector<GoldenCase>& goldens);

@@ -256,6 +256,7 @@ Devices FindDevices() { return {Presence::kPresent, kDevices, 0, 13000, 13000}; 
 
 GpuError Describe(int device, GpuInfo* info) {
   *info = {device, "emulated", 8, 0, TheDevice().memory_bytes, 4, kSharedBytesMax, 1 << 20, "emulated"};
+  info->on_host = true;
   return {};
 }
 
