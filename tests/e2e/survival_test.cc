@@ -32,16 +32,33 @@ using nlohmann::json;
 constexpr int kHome = 1;      // the largest pool: the router gives it the long request
 constexpr int kCreditor = 3;  // of the others the one with most to lend
 constexpr uint64_t kBlockTokens = 16;
+
+// What runs, and what it is given. Four ranks.
+struct Scenario {
+  std::string binary, input, kv_tokens;
+  std::vector<std::string> more_args = {};
+  std::vector<json> undisturbed = {};  // the answers of one rank with all the memory
+  double home_cpu_s = 0;               // what the home of an undisturbed run computes, by the last such run
+};
 // A killed process is noticed by its connection; nobody else is to be suspected on a busy machine.
 const std::vector<std::string> kPatient = {"--dead-after", "10s"};
-const char kInput[] =
-    "{\"id\": \"long\", \"prompt\": [549, 5, 6], \"max_tokens\": 3800, \"ignore_eos\": true, \"logprobs\": "
-    "0}\n"
-    "{\"id\": \"a\", \"prompt\": [7, 8, 9], \"max_tokens\": 300, \"ignore_eos\": true, \"logprobs\": 0}\n"
-    "{\"id\": \"b\", \"prompt\": [70, 80, 90], \"max_tokens\": 300, \"ignore_eos\": true, \"logprobs\": 0}\n";
+
+std::string Input(int long_tokens, int short_tokens) {
+  const auto line = [](const char* id, std::vector<int> prompt, int max_tokens) {
+    return json{{"id", id},
+                {"prompt", prompt},
+                {"max_tokens", max_tokens},
+                {"ignore_eos", true},
+                {"logprobs", 0}}
+               .dump() +
+           "\n";
+  };
+  return line("long", {549, 5, 6}, long_tokens) + line("a", {7, 8, 9}, short_tokens) +
+         line("b", {70, 80, 90}, short_tokens);
+}
 
 // The process of this job with that rank: its environment tells. 0: not there.
-pid_t PidOfRank(int rank, const std::string& run_dir) {
+pid_t PidOfRank(const std::string& binary, int rank, const std::string& run_dir) {
   DIR* proc = opendir("/proc");
   pid_t found = 0;
   while (const dirent* entry = readdir(proc)) {
@@ -51,7 +68,8 @@ pid_t PidOfRank(int rank, const std::string& run_dir) {
     std::error_code error;
     const std::string program =
         std::filesystem::read_symlink(absl::StrCat("/proc/", pid, "/exe"), error).filename();
-    if (program == "lombard" && absl::StrContains(environment, absl::StrCat("OMPI_COMM_WORLD_RANK=", rank)) &&
+    if (program == std::filesystem::path(binary).filename() &&
+        absl::StrContains(environment, absl::StrCat("OMPI_COMM_WORLD_RANK=", rank)) &&
         absl::StrContains(environment, run_dir)) {
       found = pid;
     }
@@ -80,18 +98,19 @@ struct JobRun {
   json report;
 };
 
-// Four ranks; `disturb` gets the victim's pid when the home has computed for so long.
-JobRun RunDisturbed(int victim, double home_cpu_s, const std::function<void(pid_t)>& disturb,
+// `disturb` gets the victim's pid when the home has computed for so long.
+JobRun RunDisturbed(const Scenario& scenario, int victim, double home_cpu_s,
+                    const std::function<void(pid_t)>& disturb,
                     const std::vector<std::string>& more_args = {}) {
   const std::string folder = NewFolder();
-  WriteAll(folder + "/in.jsonl", kInput);
+  WriteAll(folder + "/in.jsonl", scenario.input);
   JobRun run;
   std::atomic<bool> over{false};
   std::thread hand([&] {
     pid_t home = 0, pid = 0;
     const auto find = [&] {
-      home = PidOfRank(kHome, folder + "/run");
-      pid = PidOfRank(victim, folder + "/run");
+      home = PidOfRank(scenario.binary, kHome, folder + "/run");
+      pid = PidOfRank(scenario.binary, victim, folder + "/run");
       return home != 0 && pid != 0;
     };
     while (!over && !find()) std::this_thread::sleep_for(std::chrono::milliseconds(25));
@@ -115,15 +134,16 @@ JobRun RunDisturbed(int victim, double home_cpu_s, const std::function<void(pid_
                                       "--output",
                                       folder + "/out.jsonl",
                                       "--kv-tokens",
-                                      "320,2400,1600,2380",
+                                      scenario.kv_tokens,
                                       "--block-tokens",
                                       "16",
                                       "--report",
                                       folder + "/report"};
-  command.insert(command.end(), more_args.begin(), more_args.end());
+  for (const auto* args : {&scenario.more_args, &more_args})
+    command.insert(command.end(), args->begin(), args->end());
   const auto start = std::chrono::steady_clock::now();
   run.program =
-      RunProgram(command, "", {{"LOMBARD_BINARY", LOMBARD_BINARY}, {"LOMBARD_RUN_DIR", folder + "/run"}});
+      RunProgram(command, "", {{"LOMBARD_BINARY", scenario.binary}, {"LOMBARD_RUN_DIR", folder + "/run"}});
   run.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   over = true;
   hand.join();
@@ -134,42 +154,53 @@ JobRun RunDisturbed(int victim, double home_cpu_s, const std::function<void(pid_
   return run;
 }
 
-// One rank with all the memory.
-const std::vector<json>& Undisturbed() {
-  static const std::vector<json> lines =
-      RunGenerateProgram(1, "tests/data/tiny", kInput, {"--kv-tokens", "8192", "--block-tokens", "16"}).lines;
-  return lines;
+Scenario Prepared(Scenario scenario) {
+  std::vector<std::string> args = {"--kv-tokens", "8192", "--block-tokens", "16"};
+  args.insert(args.end(), scenario.more_args.begin(), scenario.more_args.end());
+  scenario.undisturbed =
+      RunGenerateProgram(1, "tests/data/tiny", scenario.input, args, scenario.binary).lines;
+  scenario.home_cpu_s = RunDisturbed(
+                            scenario, kHome, 1e9, [](pid_t) {}, kPatient)
+                            .home_cpu_s;
+  return scenario;
 }
 
-// What the home of an undisturbed run computes, by the last such run.
-double& HomeCpuSeconds() {
-  static double seconds = RunDisturbed(
-                              kHome, 1e9, [](pid_t) {}, kPatient)
-                              .home_cpu_s;
-  return seconds;
+Scenario& OnCpus() {
+  static Scenario scenario =
+      Prepared({.binary = LOMBARD_BINARY, .input = Input(3800, 300), .kv_tokens = "320,2400,1600,2380"});
+  return scenario;
+}
+
+// Short: an emulated GPU is slow.
+Scenario& OnEmulatedGpus() {
+  static Scenario scenario = Prepared({.binary = LOMBARD_EMULATED_BINARY,
+                                       .input = Input(110, 6),
+                                       .kv_tokens = "32,96,64,80",
+                                       .more_args = {"--device", "cuda", "--max-batch-tokens", "48"}});
+  return scenario;
 }
 
 // Equal tokens, or first different where both choices were as likely but for rounding.
-void ExpectSameAnswers(const JobRun& run) {
-  ASSERT_EQ(run.lines.size(), Undisturbed().size());
+void ExpectSameAnswers(const Scenario& scenario, const JobRun& run) {
+  ASSERT_EQ(run.lines.size(), scenario.undisturbed.size());
   for (size_t i = 0; i < run.lines.size(); ++i) {
-    const json &a = Undisturbed()[i], &b = run.lines[i];
+    const json &a = scenario.undisturbed[i], &b = run.lines[i];
     std::string why;
     ASSERT_NE(CompareAnswers(a, b, 0.001, &why), SameAnswer::kWrong) << "request " << i << ": " << why;
   }
 }
 
 // Until `happened` says that the run showed what it is about.
-void RunUntil(int victim, const std::function<void(pid_t)>& disturb,
+void RunUntil(Scenario& scenario, int victim, const std::function<void(pid_t)>& disturb,
               const std::vector<std::string>& more_args,
               const std::function<bool(const json& recovery)>& happened) {
   std::string seen;
   for (const double share : {0.8, 0.7, 0.9, 0.6, 0.75, 0.85}) {
     SCOPED_TRACE(testing::Message() << "after " << share << " of its work");
-    const JobRun run = RunDisturbed(victim, share * HomeCpuSeconds(), disturb, more_args);
-    if (!run.disturbed) HomeCpuSeconds() = run.home_cpu_s;
+    const JobRun run = RunDisturbed(scenario, victim, share * scenario.home_cpu_s, disturb, more_args);
+    if (!run.disturbed) scenario.home_cpu_s = run.home_cpu_s;
     ASSERT_EQ(run.program.code, 0) << run.program.err;
-    ExpectSameAnswers(run);
+    ExpectSameAnswers(scenario, run);
     if (testing::Test::HasFatalFailure()) return;
     const json& recovery = run.report["recovery"];
     // Each sequence may have computed a part of a block at the place of the loss.
@@ -185,15 +216,21 @@ void RunUntil(int victim, const std::function<void(pid_t)>& disturb,
 
 const auto kKill = [](pid_t pid) { kill(pid, SIGKILL); };
 
+bool LostASpan(const json& recovery) {
+  return recovery["ranks_lost"] == 1 && recovery["lost_tokens"] > 0 && recovery["recomputed_tokens"] > 0 &&
+         recovery["pause_s"]["count"] > 0;
+}
+
 TEST(Survival, AKilledCreditorCostsItsSpanAlone) {
-  RunUntil(kCreditor, kKill, kPatient, [](const json& recovery) {
-    return recovery["ranks_lost"] == 1 && recovery["lost_tokens"] > 0 && recovery["recomputed_tokens"] > 0 &&
-           recovery["pause_s"]["count"] > 0;
-  });
+  RunUntil(OnCpus(), kCreditor, kKill, kPatient, LostASpan);
+}
+
+TEST(Survival, AKilledCreditorWithAGpuCostsItsSpanAlone) {
+  RunUntil(OnEmulatedGpus(), kCreditor, kKill, kPatient, LostASpan);
 }
 
 TEST(Survival, AKilledHomesRequestsAreReplayedElsewhereAndAdoptWhatItHadLent) {
-  RunUntil(kHome, kKill, kPatient, [](const json& recovery) {
+  RunUntil(OnCpus(), kHome, kKill, kPatient, [](const json& recovery) {
     return recovery["ranks_lost"] == 1 && recovery["requests_replayed"] > 0 &&
            recovery["adopted_tokens"] > 0 && recovery["pause_s"]["count"] > 0;
   });
@@ -206,7 +243,7 @@ TEST(Survival, AStoppedRankIsFencedAndComesBackAsANewIncarnation) {
         std::chrono::milliseconds(1200));  // back before the others have done its work
     kill(pid, SIGCONT);
   };
-  RunUntil(kHome, stop, {"--dead-after", "700ms"}, [](const json& recovery) {
+  RunUntil(OnCpus(), kHome, stop, {"--dead-after", "700ms"}, [](const json& recovery) {
     return recovery["ranks_lost"] == 0 && recovery["fenced"] == 1 && recovery["requests_replayed"] > 0 &&
            recovery["stale_messages"] > 0;
   });
@@ -215,8 +252,8 @@ TEST(Survival, AStoppedRankIsFencedAndComesBackAsANewIncarnation) {
 TEST(Survival, TheLossOfRankZeroEndsTheJobWithinSecondsWithAMessageAndAStatus) {
   JobRun run;
   for (int i = 0; i < 4 && !run.disturbed; ++i) {
-    run = RunDisturbed(0, 0.5 * HomeCpuSeconds(), kKill);
-    if (!run.disturbed) HomeCpuSeconds() = run.home_cpu_s;
+    run = RunDisturbed(OnCpus(), 0, 0.5 * OnCpus().home_cpu_s, kKill);
+    if (!run.disturbed) OnCpus().home_cpu_s = run.home_cpu_s;
   }
   ASSERT_TRUE(run.disturbed);
   EXPECT_NE(run.program.code, 0);
