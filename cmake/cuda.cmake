@@ -29,6 +29,7 @@ if(LOMBARD_HAS_CUDA)
     set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
   endif()
   find_package(CUDAToolkit REQUIRED)
+  set(LOMBARD_CUDA_LIBRARY_DIR ${CUDAToolkit_LIBRARY_DIR} CACHE INTERNAL "where launch/bundle looks for cuBLASLt and NCCL")
   # Of libraries that are looked for at run time only the headers are wanted here, and only what needs them is left out without.
   find_path(LOMBARD_CUBLAS_LT_INCLUDE cublasLt.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
   find_path(LOMBARD_NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})

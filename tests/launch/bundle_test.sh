@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Goal: a bundle runs where nothing is installed. Method: a root that holds a shell, the bundle and nothing else;
-# in it lombard answers, a test program passes, and two ranks find each other over loopback and lend. Needs root, for
-# chroot and a mount namespace; skipped (77) without.
+# in it lombard answers, a test program passes, a stand-in for NCCL loads, and two ranks find each other over loopback, by the
+# environment alone, and lend. Needs root, for chroot and a mount namespace; skipped (77) without.
+# shellcheck disable=SC2016  # the stand-in expands for itself, and the loader
 set -u
 root=$(cd "$(dirname "$0")/../.." && pwd)
 preset=$(basename "$1")  # of the folder with lombard and bin/
@@ -13,8 +14,32 @@ scratch=$(mktemp -d)
 trap 'rm -rf --one-file-system "$scratch"' EXIT
 fail() { echo "FAILED: $*" >&2; exit 1; }
 
-"$root/launch/bundle" --preset "$preset" "$scratch/root/opt/elsewhere/lombard" kvpool_test || fail "launch/bundle"
-"$root/launch/bundle" --preset "$preset" "$scratch/root/opt/elsewhere/lombard" kvpool_test || fail "a bundle is replaced"
+# Libraries as NVIDIA's: loaded when they are wanted, named by soname and by version, needing what went into the C library.
+merged=(libdl.so.2 libpthread.so.0 librt.so.1 libutil.so.1)
+cuda=$scratch/cuda
+mkdir -p "$cuda"/{lib,compute-sanitizer/docs}
+touch "$cuda/compute-sanitizer/docs/index.html" "$cuda/compute-sanitizer/libsanitizer.so"
+printf '#!/bin/sh\n[ "$1" = --version ] && echo stand-in\n' > "$cuda/compute-sanitizer/compute-sanitizer"
+chmod +x "$cuda/compute-sanitizer/compute-sanitizer"
+{
+  printf 'void nccl%s(void) {}\n' GetUniqueId CommInitRankConfig CommAbort CommGetAsyncError Send Recv AllReduce
+  echo 'int ncclGetVersion(int *version) { *version = 99999; return 0; } const char *ncclGetErrorString(int result) { return "stand-in"; }'
+} | "${CC:-cc}" -shared -fPIC -x c - -o "$cuda/lib/libnccl.so.2" -Wl,--no-as-needed,-rpath,'$ORIGIN' "${merged[@]/#/-l:}" || fail "no stand-in for NCCL"
+cp "$cuda/lib/libnccl.so.2" "$cuda/lib/libcublasLt.so.99.1.2"
+ln -s libcublasLt.so.99.1.2 "$cuda/lib/libcublasLt.so.99"
+
+programs=(kvpool_test)
+[[ ! -x $root/build/$preset/bin/nccl_library_test ]] || programs+=(nccl_library_test)
+bundle=$scratch/root/opt/elsewhere/lombard
+cd "$scratch" || exit 1
+"$root/launch/bundle" --preset "$preset" --cuda-libraries none "$bundle" kvpool_test || fail "launch/bundle"
+[[ ! -e $bundle/lib/libnccl.so.2 && ! -e $bundle/lib/libcublasLt.so.99 && ! -e $bundle/compute-sanitizer ]] || fail "none: they are there"
+for name in "${merged[@]}"; do [[ -e $bundle/lib/$name ]] || fail "no $name, which the host's NCCL needs"; done
+"$root/launch/bundle" --preset "$preset" --cuda-libraries cuda/lib "$bundle" "${programs[@]}" || fail "a bundle is replaced"
+[[ -s $bundle/lib/libnccl.so.2 && -s $bundle/lib/libcublasLt.so.99 && ! -e $bundle/lib/libcublasLt.so.99.1.2 ]] || fail "libraries of CUDA"
+[[ $("$bundle/compute-sanitizer/compute-sanitizer" --version) == stand-in && -e $bundle/compute-sanitizer/libsanitizer.so ]] || fail "compute-sanitizer"
+[[ ! -e $bundle/compute-sanitizer/docs ]] || fail "compute-sanitizer's documentation"
+"$root/launch/bundle" --preset "$preset" --cuda-libraries nowhere "$scratch/other" 2> /dev/null && fail "a folder that is not there was taken"
 mkdir "$scratch/taken"
 "$root/launch/bundle" --preset "$preset" "$scratch/taken" 2> /dev/null && fail "a folder that is no bundle was taken"
 
@@ -31,13 +56,12 @@ inside() {
 
 inside './lombard --version' | grep -q '^lombard ' || fail "lombard --version"
 inside './lombard doctor' | grep -q '^summary: ' || fail "lombard doctor"
-inside './bin/kvpool_test --gtest_brief=1' || fail "kvpool_test"
+for program in "${programs[@]}"; do inside "./bin/$program --gtest_brief=1" || fail "$program"; done  # 77: NCCL does not load
 
-# Two ranks started by hand; the prompt fits into none of them alone.
-port=$((28000 + $$ % 4700))  # as in tests/fabric/processes_test.sh
+# Two ranks as srun --mpi=none starts them; the prompt fits into none of them alone.
 awk 'BEGIN { printf "{\"prompt\": ["; for (i = 0; i < 200; ++i) printf "%s%d", i ? ", " : "", 5 + i % 90; print "], \"max_tokens\": 8, \"ignore_eos\": true}" }' > opt/in.jsonl
 rank() {
-  inside "./lombard generate --rank $1 --size 2 --rendezvous 127.0.0.1:$port --model tests/data/tiny --threads 1 --kv-tokens 176 --dead-after 30s \
+  inside "SLURM_JOB_ID=$$ SLURM_STEP_ID=0 SLURM_STEP_NODELIST=127.0.0.1 SLURM_NTASKS=2 SLURM_PROCID=$1 ./lombard generate --model tests/data/tiny --threads 1 --kv-tokens 176 --dead-after 30s \
     --block-tokens 16 --input /opt/in.jsonl --output /opt/out.jsonl --report /opt/report"
 }
 rank 1 &
