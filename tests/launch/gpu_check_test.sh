@@ -25,9 +25,10 @@ done
 lombard='
 [[ $1 == doctor ]] && { echo "ok       GPUs          $GPUS"; exit 0; }
 [[ $* == *--help* ]] && { echo "$HELP"; exit 0; }
-echo "$*" >> "$RAN.ranks"
+echo "$SLURM_PROCID of $SLURM_NTASKS at $SLURM_STEP_NODELIST, ${SLURM_STEP_NUM_TASKS-}${PMIX_RANK-}${OMPI_COMM_WORLD_SIZE-}: $*" >> "$RAN.ranks"
+rank=$SLURM_PROCID
 while (($#)); do
-  case $1 in --rank) rank=$2 ;; --output) out=$2 ;; --report) report=$2 ;; --input) cp "$2" "$RAN.input" ;; esac
+  case $1 in --output) out=$2 ;; --report) report=$2 ;; --input) cp "$2" "$RAN.input" ;; esac
   shift
 done
 ((rank == 0)) || exit 0
@@ -35,17 +36,17 @@ mkdir -p "$report"
 printf "%s\n" "$ANSWERS" > "$out"
 echo "\"remote_steps\": $REMOTE," > "$report/report.json"'
 good() {  # a bundle and a host where everything passes
-  rm -f "$scratch"/b/bin/* "$scratch"/tools/*
+  rm -rf "$scratch"/b/bin/* "$scratch"/b/compute-sanitizer "$scratch"/tools/*
   export GPUS="NVIDIA H200" HELP=--device REMOTE=3 LOMBARD_GPU_CHECK_SECONDS=600
   export ANSWERS='{"token_ids":[7,8,9],"x":[1]}
 {"token_ids":[4,6],"x":[1]}'
   program tools/nvidia-smi 'echo "NVIDIA \"H200\", 570.1"'
-  program tools/compute-sanitizer 'exit "${SANITIZER:-0}"'
+  program tools/compute-sanitizer '[[ $1 == --version ]] || { echo "$*" >> "$RAN.sanitizer"; exit "${SANITIZER:-0}"; }'
   program b/lombard "$lombard"
   program b/bin/gpu_kernels_test 'echo "[  PASSED  ] 12 tests."'
   program b/bin/gpu_machine_test 'echo "[  PASSED  ] 3 tests."'
   program b/bin/gpu_machine_test_emulated 'exit 1'
-  program b/bin/gpu_attention_bench 'echo "{\"rows\": [1]}" > "$2"'
+  program b/bin/gpu_attention_bench 'echo "| 32 x 8192 | 12.3 |"; echo "{\"rows\": [1]}" > "$2"'
 }
 check() {
   local what=$1
@@ -66,15 +67,17 @@ says() { grep -qE "$1" "$scratch/out/summary.txt"; }
 json() { tr -d '\n' < "$scratch/out/gpu_check.json" | grep -qF -- "$1"; }  # the text is in it
 
 good
-expect "all well" 0
+OMPI_COMM_WORLD_SIZE=4 PMIX_RANK=1 SLURM_STEP_NUM_TASKS=9 expect "all well, inside a job of another launcher" 0
 check "the order" [ "$(uniq "$RAN" | tr '\n' ' ')" = "nvidia-smi lombard gpu_kernels_test gpu_machine_test compute-sanitizer lombard gpu_attention_bench " ]
-check "two ranks with the device" [ "$(grep -c -- '--rank [01] --size 2 .*--device cuda' "$RAN.ranks")" = 4 ]
+check "two ranks with the device, by the environment" [ "$(grep -c -- '^[01] of 2 at 127.0.0.1, : .*--device cuda' "$RAN.ranks")" = 4 ]
+check "the sanitizer leaves cuBLASLt out" [ "$(grep -cF -- '/bin/gpu_kernels_test --gtest_filter=*/0-*CublasLt*' "$RAN.sanitizer")" = 2 ]
 check "the prompts" [ "$(head -1 "$RAN.input")" = '{"prompt": [1,2], "max_tokens": 3, "temperature": 0, "ignore_eos": true}' ]
 check "tests are counted" says '^passed .* gpu_kernels_test .*12 passed'
 check "goldens are counted" says '^passed .* lending-bf16 .*2 of 2 answers'
 check "JSON: the start" json '{"gpus": "NVIDIA \"H200\", 570.1", "commit": "abc1234", "ok": true, "seconds": '
 check "JSON: all steps" [ "$(grep -c '^  {"name": .*"result": "passed", "seconds": [0-9]*, "detail": "' "$scratch/out/gpu_check.json")" = 9 ]
 check "JSON: figures" json '"benchmarks": {  "gpu_attention_bench": {"rows": [1]}}}'
+check "the benchmarks' tables" says '^\| 32 x 8192 \| 12.3 \|$'
 
 rm "$scratch/tools/nvidia-smi"
 program tools/nvidia-smi 'echo "No devices were found"; exit 6'
@@ -105,8 +108,19 @@ check "the others ran" says '^passed .* gpu_attention_bench'
 good
 SANITIZER=9 expect "the sanitizer found something" 1
 good
-rm "$scratch/tools/compute-sanitizer"
-[[ -n $(PATH=/usr/local/cuda/bin:$PATH command -v compute-sanitizer) ]] || expect "no sanitizer on the host" 0
+if [[ -z $(PATH=/usr/local/cuda/bin:$PATH command -v compute-sanitizer) ]]; then
+  rm "$scratch/tools/compute-sanitizer"
+  expect "no sanitizer on the host" 1
+  check "it is said" says '^skipped .* memcheck .*no compute-sanitizer'
+  check "JSON: not ok" json '"ok": false,'
+  program tools/compute-sanitizer 'exit 127'
+  expect "a sanitizer that does not start" 1
+  check "it is said" says '^skipped .* racecheck .*no compute-sanitizer'
+fi
+good
+mkdir "$scratch/b/compute-sanitizer"
+program b/compute-sanitizer/compute-sanitizer 'exit 0'
+SANITIZER=9 expect "the bundle's sanitizer comes first" 0
 good
 HELP='' expect "a lombard that knows no device" 1
 check "lending is missing" says '^missing .* lending'
@@ -131,6 +145,12 @@ program tools/timeout "[[ \$* == *gpu_machine_test ]] && set -- \"\$1\" 0.1 \"\$
 expect "a program that does not end" 1
 check "it is named" says '^timed out .* gpu_machine_test'
 check "the others ran" says '^passed .* gpu_attention_bench'
+good
+program b/bin/gpu_attention_bench 'echo "| 1 x 8192 | 4.5 |"; echo "{\"rows\": [2]}" > "$2"; exit 124'  # as timeout ends
+expect "a benchmark that does not end" 1
+check "it is named" says '^timed out .* gpu_attention_bench'
+check "its figures are kept" json '"gpu_attention_bench": {"rows": [2]}'
+check "its table is kept" says '^\| 1 x 8192 \| 4.5 \|$'
 good
 LOMBARD_GPU_CHECK_SECONDS=0 expect "the time is used up" 1
 check "what did not run is named" says '^not run .* gpu_attention_bench .*the time is used up'
