@@ -102,7 +102,7 @@ std::vector<int32_t> Shuffled(int count) {
 
 int Blocks(int tokens) { return (tokens + kBlock - 1) / kBlock; }
 
-void Decode(Device& device, const Options& options, double copy_rate, nlohmann::json& rows) {
+void Decode(Device& device, const Options& options, double copy_rate, Rows& rows) {
   const Heads heads{32, 8};  // llama-3-8b
   struct Shape {
     int batch, context;
@@ -135,15 +135,15 @@ void Decode(Device& device, const Options& options, double copy_rate, nlohmann::
     std::printf("| %d x %d | %.1f | %.1f | %.0f | %.1f %% |\n", shape.batch, shape.context, 1e6 * seconds[0],
                 1e6 * seconds[1], 1e-9 * rate, 100 * rate / copy_rate);
     const std::string name = absl::StrCat(shape.batch, "x", shape.context);
-    rows.push_back({{"name", absl::StrCat("decode/", name)},
-                    {"median_us", 1e6 * seconds[0]},
-                    {"gb_per_s", 1e-9 * rate},
-                    {"of_copy", rate / copy_rate}});
-    rows.push_back({{"name", absl::StrCat("decode_without_merge/", name)}, {"median_us", 1e6 * seconds[1]}});
+    rows.Add({{"name", absl::StrCat("decode/", name)},
+              {"median_us", 1e6 * seconds[0]},
+              {"gb_per_s", 1e-9 * rate},
+              {"of_copy", rate / copy_rate}});
+    rows.Add({{"name", absl::StrCat("decode_without_merge/", name)}, {"median_us", 1e6 * seconds[1]}});
   }
 }
 
-void SharedPrefix(Device& device, const Options& options, double matrix_rate, nlohmann::json& rows) {
+void SharedPrefix(Device& device, const Options& options, double matrix_rate, Rows& rows) {
   const Heads heads{8, 1};  // a GPU's slice of an 8-way model, as in Hydragen's microbenchmark
   struct Shape {
     int batch, prefix;
@@ -156,14 +156,14 @@ void SharedPrefix(Device& device, const Options& options, double matrix_rate, nl
       "Apart: every sequence reads a copy of its own by the decode kernel. Forecast: 4.2 TB/s, 550 TFLOP/s, "
       "8 us.\n\n");
   std::printf(
-      "| batch, prefix | suffix | apart, us | together, us | ratio | forecast | prefix alone, us | TFLOP/s | "
-      "of matrix rate |\n");
-  std::printf("|---|---|---|---|---|---|---|---|---|\n");
+      "| batch, prefix | suffix | apart, us | together, us | ratio | forecast | ratio / forecast | "
+      "prefix alone, us | TFLOP/s | of matrix rate |\n");
+  std::printf("|---|---|---|---|---|---|---|---|---|---|\n");
   for (const Shape& shape : shapes) {
     const int longest = Blocks(shape.prefix + suffixes.back()), blocks = shape.batch * longest;
     const uint64_t slab = uint64_t(blocks) * kBlock * heads.key_bytes() / 2;
     if (!device.Fits(2 * slab + (uint64_t{4} << 30))) {
-      std::printf("| %d, %d | skipped: needs %.1f GB | | | | | | | |\n", shape.batch, shape.prefix,
+      std::printf("| %d, %d | skipped: needs %.1f GB | | | | | | | | |\n", shape.batch, shape.prefix,
                   2e-9 * slab);
       continue;
     }
@@ -196,24 +196,26 @@ void SharedPrefix(Device& device, const Options& options, double matrix_rate, nl
       const double forecast_apart = double(shape.batch) * context * heads.key_bytes() / 4.2e12;
       const double forecast_together =
           operations / 550e12 + (own_bytes + shape.batch * heads.q * (6.0 * heads.dim + 8)) / 4.2e12 + 8e-6;
-      std::printf("| %d, %d | %d | %.1f | %.1f | %.2f | %.2f | %.1f | %.0f | %.1f %% |\n", shape.batch,
-                  shape.prefix, suffix, 1e6 * seconds[0], 1e6 * seconds[1], seconds[0] / seconds[1],
-                  forecast_apart / forecast_together, 1e6 * seconds[2], 1e-12 * rate,
-                  matrix_rate == 0 ? 0 : 100 * rate / matrix_rate);
+      const double ratio = seconds[0] / seconds[1], forecast = forecast_apart / forecast_together;
+      std::printf("| %d, %d | %d | %.1f | %.1f | %.2f | %.2f | %.2f | %.1f | %.0f | %.1f %% |\n", shape.batch,
+                  shape.prefix, suffix, 1e6 * seconds[0], 1e6 * seconds[1], ratio, forecast, ratio / forecast,
+                  1e6 * seconds[2], 1e-12 * rate, Percent(rate, matrix_rate));
       const std::string name = absl::StrCat("/", shape.batch, "x", shape.prefix, "+", suffix);
-      rows.push_back({{"name", "prefix_apart" + name}, {"median_us", 1e6 * seconds[0]}});
-      rows.push_back({{"name", "prefix_together" + name},
-                      {"median_us", 1e6 * seconds[1]},
-                      {"ratio", seconds[0] / seconds[1]},
-                      {"forecast_ratio", forecast_apart / forecast_together}});
-      rows.push_back({{"name", "prefix_without_merge" + name},
-                      {"median_us", 1e6 * seconds[2]},
-                      {"tflop_per_s", 1e-12 * rate}});
+      rows.Add({{"name", "prefix_apart" + name}, {"median_us", 1e6 * seconds[0]}});
+      rows.Add({{"name", "prefix_together" + name},
+                {"median_us", 1e6 * seconds[1]},
+                {"ratio", ratio},
+                {"forecast_ratio", forecast},
+                {"of_forecast", ratio / forecast}});
+      rows.Add({{"name", "prefix_without_merge" + name},
+                {"median_us", 1e6 * seconds[2]},
+                {"tflop_per_s", 1e-12 * rate},
+                {"of_matrix", Share(rate, matrix_rate)}});
     }
   }
 }
 
-void Prefill(Device& device, const Options& options, double matrix_rate, nlohmann::json& rows) {
+void Prefill(Device& device, const Options& options, double matrix_rate, Rows& rows) {
   const Heads heads{32, 8};
   std::printf("\n## Prefill attention, one layer of llama-3-8b, bf16: the last rows of a context\n\n");
   std::printf("| rows, context | us | TFLOP/s | of matrix rate |\n|---|---|---|---|\n");
@@ -233,10 +235,11 @@ void Prefill(Device& device, const Options& options, double matrix_rate, nlohman
     const double keys = count * (context - (count - 1) / 2.0);  // that rows see, together
     const double rate = 4.0 * heads.q * heads.dim * keys / seconds;
     std::printf("| %d, %d | %.1f | %.0f | %.1f %% |\n", count, context, 1e6 * seconds, 1e-12 * rate,
-                matrix_rate == 0 ? 0 : 100 * rate / matrix_rate);
-    rows.push_back({{"name", absl::StrCat("prefill_attention/", count, "x", context)},
-                    {"median_us", 1e6 * seconds},
-                    {"tflop_per_s", 1e-12 * rate}});
+                Percent(rate, matrix_rate));
+    rows.Add({{"name", absl::StrCat("prefill_attention/", count, "x", context)},
+              {"median_us", 1e6 * seconds},
+              {"tflop_per_s", 1e-12 * rate},
+              {"of_matrix", Share(rate, matrix_rate)}});
   }
 }
 
@@ -245,11 +248,10 @@ void Prefill(Device& device, const Options& options, double matrix_rate, nlohman
 
 int main(int argc, char** argv) {
   using namespace lombard::bench;  // NOLINT: this is the benchmark
-  return GpuBenchMain(
-      argc, argv, "gpu_attention_bench", 20,
-      [](Device& device, const Options& options, const Ceilings& ceilings, nlohmann::json& rows) {
-        Decode(device, options, ceilings.copy_rate, rows);
-        SharedPrefix(device, options, ceilings.matrix_rate, rows);
-        Prefill(device, options, ceilings.matrix_rate, rows);
-      });
+  return GpuBenchMain(argc, argv, "gpu_attention_bench", 20,
+                      [](Device& device, const Options& options, const Ceilings& ceilings, Rows& rows) {
+                        Decode(device, options, ceilings.copy_rate, rows);
+                        SharedPrefix(device, options, ceilings.matrix_rate, rows);
+                        Prefill(device, options, ceilings.matrix_rate, rows);
+                      });
 }

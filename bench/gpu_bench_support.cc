@@ -153,11 +153,39 @@ bool Parse(int argc, char** argv, const std::string& name, Options* options) {
 
 }  // namespace
 
+Rows::Rows(std::string path, nlohmann::json head) : path_(std::move(path)), result_(std::move(head)) {
+  result_["rows"] = nlohmann::json::array();
+  result_["complete"] = false;
+  Write();
+}
+
+void Rows::Add(nlohmann::json row) {
+  result_["rows"].push_back(std::move(row));
+  Write();
+}
+
+bool Rows::Finish() {
+  result_["complete"] = true;
+  Write();
+  if (!written_) std::fprintf(stderr, "cannot write %s\n", path_.c_str());
+  return written_;
+}
+
+void Rows::Write() {
+  if (path_.empty()) return;
+  const std::string unfinished = path_ + ".part";
+  std::ofstream file(unfinished);
+  file << result_.dump(2) << "\n";
+  file.close();
+  written_ = file.good() && std::rename(unfinished.c_str(), path_.c_str()) == 0;
+}
+
 int GpuBenchMain(int argc, char** argv, const std::string& name, int rounds,
                  const std::function<void(Device& device, const Options& options, const Ceilings& ceilings,
-                                          nlohmann::json& rows)>& run) {
+                                          Rows& rows)>& run) {
   Options options{.json = {}, .rounds = rounds};
   if (!Parse(argc, argv, name, &options)) return 2;
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
   const GpuSearch found = FindGpus();
   if (found.gpus.empty()) {
     std::printf("no GPU: %s\n", found.reason.c_str());
@@ -173,20 +201,13 @@ int GpuBenchMain(int argc, char** argv, const std::string& name, int rounds,
   ceilings.matrix_rate = options.smoke ? 0 : MatrixRate(device);
   std::printf("# ceilings: copy %.0f GB/s (read and written), bf16 products %.0f TFLOP/s\n",
               1e-9 * ceilings.copy_rate, 1e-12 * ceilings.matrix_rate);
-  nlohmann::json rows;
-  run(device, options, ceilings, rows);
-  const nlohmann::json result = {{"gpu", gpu.name},
-                                 {"rounds", options.rounds},
-                                 {"smoke", options.smoke},
-                                 {"copy_gb_per_s", 1e-9 * ceilings.copy_rate},
-                                 {"matrix_tflop_per_s", 1e-12 * ceilings.matrix_rate},
-                                 {"rows", rows}};
-  if (options.json.empty()) return 0;
-  std::ofstream file(options.json);
-  file << result.dump(2) << "\n";
-  if (file.flush()) return 0;
-  std::fprintf(stderr, "cannot write %s\n", options.json.c_str());
-  return 1;
+  Rows result(options.json, {{"gpu", gpu.name},
+                             {"rounds", options.rounds},
+                             {"smoke", options.smoke},
+                             {"copy_gb_per_s", 1e-9 * ceilings.copy_rate},
+                             {"matrix_tflop_per_s", 1e-12 * ceilings.matrix_rate}});
+  run(device, options, ceilings, result);
+  return result.Finish() ? 0 : 1;
 }
 
 }  // namespace lombard::bench

@@ -68,12 +68,34 @@ struct Ceilings {
   double matrix_rate =
       0;  // bf16 operations per second of an 8192 x 8192 x 8192 product by cuBLASLt; 0: unknown
 };
-inline double Percent(double part, double whole) { return whole == 0 ? 0 : 100 * part / whole; }
+// 0 where the whole is unknown.
+inline double Share(double part, double whole) { return whole == 0 ? 0 : part / whole; }
+inline double Percent(double part, double whole) { return 100 * Share(part, whole); }
 
-// Finds the first GPU, measures the ceilings, calls `run`, which adds to `rows` objects with "name" and
-// "median_us" and prints tables, and writes the JSON. Returns main's result.
+// The figures of a run, in a file that is whole after every row: what was measured before a benchmark aborts
+// or runs out of time is kept. Its field "complete" says whether the benchmark came to its end.
+class Rows {
+ public:
+  // An empty path: no file. `head`: fields beside "rows".
+  Rows(std::string path, nlohmann::json head);
+
+  // `row`: an object with "name", "median_us", and what else there is to say.
+  void Add(nlohmann::json row);
+  // False, and said on standard error, where the file could not be written.
+  bool Finish();
+
+ private:
+  void Write();
+
+  const std::string path_;
+  nlohmann::json result_;
+  bool written_ = true;
+};
+
+// Finds the first GPU, measures the ceilings, calls `run`, which adds rows and prints tables, line by line.
+// Returns main's result.
 int GpuBenchMain(int argc, char** argv, const std::string& name, int rounds,
                  const std::function<void(Device& device, const Options& options, const Ceilings& ceilings,
-                                          nlohmann::json& rows)>& run);
+                                          Rows& rows)>& run);
 
 }  // namespace lombard::bench
