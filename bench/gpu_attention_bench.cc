@@ -47,11 +47,7 @@ class Layer {
     args_.acc = keep(device.Allocate(states * heads.dim * 4)).data<float>();
     args_.max = keep(device.Allocate(states * 4)).data<float>();
     args_.sum = keep(device.Allocate(states * 4)).data<float>();
-    const AttentionWork* next = keep(device.Upload(schedule.work)).data<AttentionWork>();
-    for (int kernel = 0; kernel < kAttentionKernels; ++kernel) {
-      args_.tables.work[kernel] = next;
-      next += args_.tables.work_count[kernel] = schedule.work_count[kernel];
-    }
+    args_.tables.SetWork(keep(device.Upload(schedule.work)).data<AttentionWork>(), schedule.work_count);
     args_.tables.rows = keep(device.Upload(schedule.rows)).data<int32_t>();
     args_.tables.positions = keep(device.Upload(positions)).data<int32_t>();
     args_.tables.block_table = block_table.data<int32_t>();

@@ -63,12 +63,7 @@ absl::Status GpuSpanPlan::Enqueue(GpuStream& stream, int layer, int window, cons
   const KvLayout& layout = storage_->layout();
   const int64_t heads = shape_.q_heads, head_dim = layout.head_dim;
   GpuAttentionArgs args;
-  const AttentionWork* next = tables_->At(work_);
-  for (int kernel = 0; kernel < kAttentionKernels; ++kernel) {
-    args.tables.work[kernel] = next;
-    args.tables.work_count[kernel] = schedule_.work_count[kernel];
-    next += schedule_.work_count[kernel];
-  }
+  args.tables.SetWork(tables_->At(work_), schedule_.work_count);
   args.tables.rows = tables_->At(work_rows_), args.tables.positions = tables_->At(positions_);
   args.tables.block_table = tables_->At(block_table_);
   args.q = q, args.q_stride = heads * head_dim;

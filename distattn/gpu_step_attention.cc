@@ -249,12 +249,7 @@ absl::Status GpuStepAttention::Attend(int layer, const void* q, void* out, DType
   }
   if (layer == timed_layer_) RETURN_IF_ERROR(stream_->Record(begin_));
   GpuAttentionArgs args;
-  const AttentionWork* work = tables_->At(work_);
-  for (int kernel = 0; kernel < kAttentionKernels; ++kernel) {
-    args.tables.work[kernel] = work;
-    args.tables.work_count[kernel] = schedule_.work_count[kernel];
-    work += schedule_.work_count[kernel];
-  }
+  args.tables.SetWork(tables_->At(work_), schedule_.work_count);
   args.tables.rows = tables_->At(work_rows_);
   args.tables.positions = tables_->At(positions_);
   args.tables.block_table = tables_->At(block_table_);

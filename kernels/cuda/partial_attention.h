@@ -20,6 +20,12 @@ struct GpuAttentionTables {
   const int32_t* rows = nullptr;         // AttentionSchedule::rows
   const int32_t* positions = nullptr;    // [rows of the step]
   const int32_t* block_table = nullptr;  // block ids
+
+  // `all`: AttentionSchedule::work.
+  void SetWork(const AttentionWork* all, const int (&counts)[kAttentionKernels]) {
+    for (int kernel = 0; kernel < kAttentionKernels; all += counts[kernel++])
+      work[kernel] = all, work_count[kernel] = counts[kernel];
+  }
 };
 
 // REQUIRES: the keys between the first and the last that rows of one piece of work see are stored; others,

@@ -89,11 +89,7 @@ class GpuExchangeTest : public GpuTest {
     holder.positions = Upload(positions), holder.table = Upload(table);
     holder.query = Allocate(kQueryBytes), holder.states = Allocate(kStateBytes);
     GpuAttentionArgs& args = holder.args;
-    const AttentionWork* next = holder.work.data<AttentionWork>();
-    for (int kernel = 0; kernel < kAttentionKernels; ++kernel) {
-      args.tables.work[kernel] = next;
-      next += args.tables.work_count[kernel] = schedule.work_count[kernel];
-    }
+    args.tables.SetWork(holder.work.data<AttentionWork>(), schedule.work_count);
     args.tables.rows = holder.rows.data<int32_t>(), args.tables.positions = holder.positions.data<int32_t>();
     args.tables.block_table = holder.table.data<int32_t>();
     args.q = holder.query.data(), args.q_stride = kHeads * kDim;
