@@ -201,6 +201,10 @@ GpuError EndCapture(GpuStreamRef stream, void** graph) {
   *graph = made;
   return error.ok() ? destroyed : error;
 }
+GpuError UploadGraph(void* graph, GpuStreamRef stream) {
+  LOMBARD_ON_DEVICE(stream.device);
+  return Answer(cudaGraphUpload(static_cast<cudaGraphExec_t>(graph), Stream(stream)), "cudaGraphUpload");
+}
 GpuError LaunchGraph(void* graph, GpuStreamRef stream) {
   LOMBARD_ON_DEVICE(stream.device);
   return Answer(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), Stream(stream)), "cudaGraphLaunch");

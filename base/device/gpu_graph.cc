@@ -16,6 +16,7 @@ absl::StatusOr<GpuGraph> GpuGraph::Capture(GpuStream& stream, absl::FunctionRef<
   const absl::Status ended = ToStatus(device_api::EndCapture(stream.ref(), &graph.handle_), on);
   RETURN_IF_ERROR(enqueued);
   RETURN_IF_ERROR(ended);
+  RETURN_IF_ERROR(ToStatus(device_api::UploadGraph(graph.handle_, stream.ref()), on));
   return graph;
 }
 

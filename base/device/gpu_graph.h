@@ -18,7 +18,7 @@ class GpuGraph {
  public:
   // `enqueue` puts work into the stream, which does not run; it may Record events, whose points are then each
   // launch's, but neither wait nor allocate. Its error is returned. kResourceExhausted: no memory for the
-  // graph. Whatever happens, the stream is as before.
+  // graph, all of which is taken here. Whatever happens, the stream is as before.
   static absl::StatusOr<GpuGraph> Capture(GpuStream& stream, absl::FunctionRef<absl::Status()> enqueue);
   ~GpuGraph();
   GpuGraph(GpuGraph&& other) noexcept { *this = std::move(other); }

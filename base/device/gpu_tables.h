@@ -42,6 +42,7 @@ class GpuTables {
   T* At(Place<T> place) const {
     return reinterpret_cast<T*>(device_.data<char>() + place.offset);
   }
+  uint64_t device_bytes() const { return device_.bytes(); }
 
  private:
   std::vector<char> bytes_;

@@ -33,6 +33,7 @@ GpuError EventIsDone(int, void*, bool*) { return None("cudaEventQuery"); }
 GpuError ElapsedMs(int, void*, void*, float*) { return None("cudaEventElapsedTime"); }
 GpuError BeginCapture(GpuStreamRef) { return None("cudaStreamBeginCapture"); }
 GpuError EndCapture(GpuStreamRef, void**) { return None("cudaStreamEndCapture"); }
+GpuError UploadGraph(void*, GpuStreamRef) { return None("cudaGraphUpload"); }
 GpuError LaunchGraph(void*, GpuStreamRef) { return None("cudaGraphLaunch"); }
 GpuError DestroyGraph(int, void*) { return None("cudaGraphExecDestroy"); }
 GpuError Copy(void*, const void*, uint64_t, GpuStreamRef) { return None("cudaMemcpyAsync"); }

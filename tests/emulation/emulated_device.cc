@@ -44,7 +44,7 @@ struct Node {
 };
 struct Graph {
   std::vector<Node> nodes;
-  uint64_t bytes() const { return 256 * nodes.size(); }  // of device memory
+  uint64_t bytes = 0;  // of device memory, once it is there
 };
 
 struct Stream {
@@ -77,7 +77,8 @@ struct Device {
   uint64_t moves = 0;  // operations that all streams have done
   uint64_t graph_launches = 0;
   int patience_ms = 2000;
-  bool late = false;  // ScopedLateStreams
+  bool late = false;                     // ScopedLateStreams
+  uint64_t others = 0, others_more = 0;  // bytes, ScopedNeighbor
 
   uint64_t Draw() {
     std::seed_seq sequence{seed, seed >> 32, drawn++};
@@ -216,6 +217,15 @@ void SetMemoryBytes(uint64_t bytes) {
   TheDevice().memory_bytes = bytes;
 }
 
+ScopedNeighbor::ScopedNeighbor(uint64_t bytes) {
+  std::lock_guard lock(TheDevice().mutex);
+  TheDevice().others_more = bytes;
+}
+ScopedNeighbor::~ScopedNeighbor() {
+  std::lock_guard lock(TheDevice().mutex);
+  TheDevice().others = TheDevice().others_more = 0;
+}
+
 int CurrentDevice() { return current_device; }
 
 void SetPatienceMs(int milliseconds) {
@@ -267,9 +277,10 @@ GpuError MakeCurrent(int device) {
 
 GpuError MemoryInfo(int, uint64_t* free_bytes, uint64_t* total_bytes) {
   std::lock_guard lock(TheDevice().mutex);
-  const Device& device = TheDevice();
+  Device& device = TheDevice();
   *total_bytes = device.memory_bytes;
-  *free_bytes = device.memory_bytes - std::min(device.memory_bytes, device.allocated);
+  *free_bytes = device.memory_bytes - std::min(device.memory_bytes, device.allocated + device.others);
+  device.others += device.others_more;
   return {};
 }
 
@@ -434,18 +445,24 @@ GpuError BeginCapture(GpuStreamRef stream) {
   return {};
 }
 GpuError EndCapture(GpuStreamRef stream, void** graph) {
+  std::lock_guard lock(TheDevice().mutex);
+  --captures;
+  *graph = StreamOf(stream)->capture.release();
+  return {};
+}
+GpuError UploadGraph(void* graph, GpuStreamRef) {
   Device& device = TheDevice();
   std::lock_guard lock(device.mutex);
-  --captures;
-  std::unique_ptr<Graph> made = std::move(StreamOf(stream)->capture);
-  if (device.allocated + made->bytes() > device.memory_bytes)
-    return {kMemoryAllocation, "cudaGraphInstantiate"};
-  device.allocated += made->bytes();
-  *graph = made.release();
+  Graph& state = *static_cast<Graph*>(graph);
+  const uint64_t bytes = 256 * state.nodes.size() - state.bytes;
+  if (bytes > 0 && device.allocated + bytes > device.memory_bytes)
+    return {kMemoryAllocation, "cudaGraphUpload"};
+  device.allocated += bytes, state.bytes += bytes;
   return {};
 }
 GpuError LaunchGraph(void* graph, GpuStreamRef stream) {
   std::lock_guard lock(TheDevice().mutex);
+  if (const GpuError error = UploadGraph(graph, stream); !error.ok()) return {error.code, "cudaGraphLaunch"};
   ++TheDevice().graph_launches;
   for (const Node& node : static_cast<Graph*>(graph)->nodes) {
     const GpuError error =
@@ -459,7 +476,7 @@ GpuError LaunchGraph(void* graph, GpuStreamRef stream) {
 GpuError DestroyGraph(int, void* graph) {
   std::lock_guard lock(TheDevice().mutex);
   const std::unique_ptr<Graph> gone(static_cast<Graph*>(graph));
-  TheDevice().allocated -= gone->bytes();
+  TheDevice().allocated -= gone->bytes;
   return {};
 }
 

@@ -34,6 +34,15 @@ class ScopedLateStreams {
 // Of the device, in bytes; 1 GiB until told otherwise. What is allocated stays.
 void SetMemoryBytes(uint64_t bytes);
 
+// While it lives, another process takes so many bytes of the device between any two looks at what is free.
+class ScopedNeighbor {
+ public:
+  explicit ScopedNeighbor(uint64_t bytes);
+  ~ScopedNeighbor();
+  ScopedNeighbor(const ScopedNeighbor&) = delete;
+  ScopedNeighbor& operator=(const ScopedNeighbor&) = delete;
+};
+
 // The calling thread's, as MakeGpuCurrent left it; 0 at first.
 int CurrentDevice();
 

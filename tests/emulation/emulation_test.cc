@@ -285,6 +285,22 @@ TEST(EmulationTest, AGraphRunsWhatWasRecordedWithTheArgumentsOfThatTime) {
   }
 }
 
+TEST(EmulationTest, AGraphThatIsMadeHasItsMemory) {
+  auto stream = GpuStream::Create(0);
+  auto event = GpuEvent::Create(0);
+  const auto record = [&] { return stream->Record(*event); };
+  const uint64_t before = QueryGpuMemory(0)->free_bytes;
+  auto graph = GpuGraph::Capture(*stream, record);
+  ASSERT_TRUE(graph.ok()) << graph.status();
+  emulation::SetMemoryBytes(1);
+  EXPECT_TRUE(graph->Launch(*stream).ok());
+  EXPECT_EQ(GpuGraph::Capture(*stream, record).status().code(), absl::StatusCode::kResourceExhausted);
+  emulation::SetMemoryBytes(uint64_t{1} << 30);
+  EXPECT_LT(QueryGpuMemory(0)->free_bytes, before);
+  graph = absl::CancelledError();
+  EXPECT_EQ(QueryGpuMemory(0)->free_bytes, before) << "that of the failed one too";
+}
+
 TEST(EmulationTest, WhileAStreamIsRecordedNothingWaitsOrAllocates) {
   auto stream = GpuStream::Create(0);
   auto event = GpuEvent::Create(0);
