@@ -62,6 +62,7 @@ class GpuStepAttention {
   const int32_t* blocks() const { return tables_->At(blocks_); }        // [rows]
   // Grows when the states' memory is taken anew, and graphs of Attend are of no use any more.
   int generation() const { return generation_; }
+  uint64_t device_bytes() const { return states_.bytes(); }  // without the exchange's
 
   // q [rows, q_heads, head_dim] of the KV dtype, contiguous; out [rows, q_heads, head_dim] of out_dtype.
   // Enqueues; waits only for queries and states of lent spans. Errors are those of RemoteClient and the

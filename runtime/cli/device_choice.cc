@@ -1,8 +1,24 @@
 #include "runtime/cli/device_choice.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 
 namespace lombard {
+namespace {
+
+bool KvIsGiven(const WorkerOptions& options, const ClusterConfig& cluster, const RankPlace& place) {
+  if (!options.kv.tokens.empty() || !options.kv.bytes.empty()) return true;
+  const size_t end = place.rank + std::max<size_t>(1, options.in_process);
+  for (size_t rank = place.rank; rank < end; ++rank) {
+    if (rank >= cluster.instances.size()) return false;
+    if (!cluster.instances[rank].kv_tokens.has_value() && !cluster.instances[rank].kv_bytes.has_value())
+      return false;
+  }
+  return true;
+}
+
+}  // namespace
 
 absl::StatusOr<DeviceChoice> ChooseDevice(const WorkerOptions& options, const ClusterConfig& cluster,
                                           const RankPlace& place, absl::FunctionRef<GpuSearch()> find_gpus) {
@@ -24,7 +40,8 @@ absl::StatusOr<DeviceChoice> ChooseDevice(const WorkerOptions& options, const Cl
   }
   const int turn = place.local_rank % count;
   return DeviceChoice{.gpu = found.gpus[turn].device,
-                      .sharers = (place.local_size - turn + count - 1) / count};
+                      .sharers = (place.local_size - turn + count - 1) / count,
+                      .kv_given = KvIsGiven(options, cluster, place)};
 }
 
 }  // namespace lombard

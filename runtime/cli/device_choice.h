@@ -16,6 +16,7 @@ namespace lombard {
 struct DeviceChoice {
   std::optional<int> gpu;  // unset: the CPUs
   int sharers = 1;         // ranks of this host that use that GPU
+  bool kv_given = false;   // by flags or cluster file, for all workers of this process there
   std::string remark;      // worth a line on standard error; empty: nothing
 };
 

@@ -22,6 +22,7 @@ absl::Status StartOnGpu(const WorkerOptions& options, const DeviceChoice& choice
                                     .rows_max = rows,
                                     .logits_max = std::min(rows, static_cast<int>(options.max_batch_size)),
                                     .block_tokens = static_cast<int>(options.block_tokens),
+                                    .kv_given = choice.kv_given,
                                     .cuda_graphs = options.cuda_graphs}));
   remarks->push_back(setup.text);
   if (!setup.remark.empty())

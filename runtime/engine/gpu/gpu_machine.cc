@@ -51,6 +51,11 @@ absl::Status GpuMachine::Reserve(int rows, int wanted) {
   return sampler_.Reserve(model_->device(), wanted);
 }
 
+uint64_t GpuMachine::device_bytes() const {
+  return tables_.device_bytes() + sampler_.device_bytes() + transformer_.device_bytes() +
+         attention_->device_bytes() + (blas_ != nullptr ? GpuBlas::kWorkspaceBytes : 0);
+}
+
 int GpuMachine::RowsForGraph(const StepWork& work) const {
   const int rows = static_cast<int>(work.input.tokens.size());
   if (!graphs_.on() || rows == 0 || rows != work.input.logit_rows.size() || !work.sends.empty()) return 0;

@@ -36,6 +36,8 @@ class GpuMachine final : public Machine {
   absl::Status Reserve(int rows, int wanted);
   // Why products of many rows run on our own kernels, slowly; empty when cuBLASLt does them.
   const std::string& remark() const { return remark_; }
+  // Device memory taken by now, without exchanges between GPUs, graphs and what libraries take inside.
+  uint64_t device_bytes() const;
 
   absl::StatusOr<StepResult> Run(const StepWork& work) override;
   absl::Status broken() const override { return broken_; }

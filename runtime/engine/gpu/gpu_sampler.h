@@ -28,6 +28,7 @@ class GpuSampler {
   // `logits` [rows, vocabulary] are device memory; they are lost.
   absl::Status Enqueue(GpuStream& stream, float* logits, const GpuTables& tables);
   void Take(StepResult* result) const;
+  uint64_t device_bytes() const { return tokens_.bytes(); }
 
  private:
   void Describe(const RowSampling& from, GpuSampleRow* row);

@@ -11,9 +11,18 @@
 namespace lombard {
 namespace {
 
+// What CUDA and cuBLASLt take inside shows only in the driver's count of free memory, where whoever starts on
+// the same GPU at this moment shows as well: more than this is taken for others'. A guess.
+constexpr uint64_t kLibraryBytesMax = uint64_t{1} << 30;
+
+struct StepMemory {
+  uint64_t own_bytes = 0;   // of the step's, without its KV
+  uint64_t free_bytes = 0;  // as the driver counts it, as if that KV were not
+};
+
 // One prefill of as many rows as a step may have, of which as many as possible are sampled from: kernels,
-// libraries and scratch take their memory now. Returns what is free then, as if the step's own KV were not.
-absl::StatusOr<uint64_t> RunLargestStep(const GpuSetup& setup, std::string* remark) {
+// libraries and scratch take their memory now.
+absl::StatusOr<StepMemory> RunLargestStep(const GpuSetup& setup, std::string* remark) {
   const int block_tokens = setup.layout.block_tokens;
   const int rows = setup.compute_options.rows_max;
   const int blocks = (rows + block_tokens - 1) / block_tokens;
@@ -40,8 +49,9 @@ absl::StatusOr<uint64_t> RunLargestStep(const GpuSetup& setup, std::string* rema
   }
   RETURN_IF_ERROR(machine->Run(work).status());
   ASSIGN_OR_RETURN(const GpuMemoryUse use, QueryGpuMemory(setup.model->device()));
-  return use.free_bytes +
-         static_cast<uint64_t>(KvBytes::BlockBytes(setup.layout, storage->layers())) * blocks;
+  return StepMemory{
+      machine->device_bytes(),
+      use.free_bytes + static_cast<uint64_t>(KvBytes::BlockBytes(setup.layout, storage->layers())) * blocks};
 }
 
 }  // namespace
@@ -85,10 +95,15 @@ absl::StatusOr<GpuSetup> SetUpGpu(const Model& model, const GpuSetupOptions& opt
                            .logits_max = options.logits_max,
                            .graphs_max = options.cuda_graphs ? kGpuGraphsMax : 0};
   ASSIGN_OR_RETURN(setup.model, GpuModel::Load(model, options.device));
-  ASSIGN_OR_RETURN(const uint64_t left, RunLargestStep(setup, &setup.remark));
+  absl::StatusOr<StepMemory> ran = RunLargestStep(setup, &setup.remark);
+  // Its KV may be more than what was given.
+  if (options.kv_given && absl::IsResourceExhausted(ran.status())) ran = StepMemory{0, before.free_bytes};
+  ASSIGN_OR_RETURN(const StepMemory after, std::move(ran));
 
-  const uint64_t used = before.free_bytes - std::min(before.free_bytes, left), weights = setup.model->bytes();
-  const uint64_t step = used - std::min(used, weights), steps = step * options.workers;
+  const uint64_t used = before.free_bytes - std::min(before.free_bytes, after.free_bytes),
+                 weights = setup.model->bytes(), known = weights + after.own_bytes;
+  const uint64_t step = after.own_bytes + std::min(used - std::min(used, known), kLibraryBytesMax),
+                 steps = step * options.workers;
   const uint64_t share = std::min(before.total_bytes / options.sharers, before.free_bytes);
   const uint64_t budget = static_cast<uint64_t>(options.utilization * static_cast<double>(share));
   setup.kv_bytes = (budget - std::min(budget, weights + steps)) / options.workers;
@@ -96,7 +111,7 @@ absl::StatusOr<GpuSetup> SetUpGpu(const Model& model, const GpuSetupOptions& opt
       "%s: %s to fill (--gpu-memory-utilization %.2f of %s), weights %s, %d x a step of %d rows %s",
       GpuName(options.device), FormatBytes(budget), options.utilization, FormatBytes(share),
       FormatBytes(weights), options.workers, options.rows_max, FormatBytes(step));
-  if (setup.kv_blocks() < 1) {
+  if (setup.kv_blocks() < 1 && !options.kv_given) {
     return absl::ResourceExhaustedError(absl::StrCat(
         text, ", which leaves no room for KV: raise the share, lower --max-batch-tokens, or use more GPUs"));
   }

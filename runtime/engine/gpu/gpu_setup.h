@@ -19,6 +19,7 @@ struct GpuSetupOptions {
   int rows_max = 0;          // query rows of a step
   int logits_max = 0;        // of these, sampled from
   int block_tokens = 0;
+  bool kv_given = false;    // somebody has said how much KV: no room for more is no error
   bool cuda_graphs = true;  // decode steps are launched as graphs
 };
 
@@ -34,7 +35,8 @@ struct GpuSetup {
   MakeCompute MakeFactory() const;
 };
 
-// kResourceExhausted: weights and a step leave no room for KV, with the figures.
+// kResourceExhausted: weights and a step leave no room for KV, with the figures. Other processes may start on
+// the same GPU meanwhile.
 absl::StatusOr<GpuSetup> SetUpGpu(const Model& model, const GpuSetupOptions& options);
 
 }  // namespace lombard

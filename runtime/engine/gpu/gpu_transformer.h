@@ -51,6 +51,7 @@ class GpuTransformer {
   int wanted_max() const { return wanted_max_; }
   // Grows when it is taken anew, and graphs of Forward are of no use any more.
   int generation() const { return generation_; }
+  uint64_t device_bytes() const { return scratch_.bytes(); }
 
  private:
   // y [rows, w.rows] (+)= x W^T + bias; all contiguous.

@@ -33,6 +33,25 @@ TEST(ChooseDevice, RanksOfAHostTakeItsGpusInTurn) {
   }
 }
 
+TEST(ChooseDevice, AKvBudgetIsGivenByAFlagOrForEveryWorkerOfTheProcess) {
+  const auto given = [](const WorkerOptions& options, const ClusterConfig& cluster) {
+    return ChooseDevice(options, cluster, {.rank = 1, .size = 3}, [] { return Gpus(1); })->kv_given;
+  };
+  WorkerOptions options = Wish(DeviceWish::kCuda);
+  ClusterConfig cluster;
+  EXPECT_FALSE(given(options, cluster));
+  cluster.instances.resize(3);
+  EXPECT_FALSE(given(options, cluster));
+  cluster.instances[1].kv_tokens = 100;
+  EXPECT_TRUE(given(options, cluster));
+  options.in_process = 2;
+  EXPECT_FALSE(given(options, cluster));
+  cluster.instances[2].kv_bytes = 1 << 20;
+  EXPECT_TRUE(given(options, cluster));
+  options.kv.bytes.push_back(1 << 20);
+  EXPECT_TRUE(given(options, {}));
+}
+
 TEST(ChooseDevice, WhoAsksForNothingComputesOnTheCpu) {
   bool searched = false;
   const auto choice = ChooseDevice(Wish(std::nullopt), {}, {}, [&] {

@@ -2,6 +2,8 @@
 // in-process clusters; in gpu_machine_test_emulated every kernel, copy and stream is the emulated device's,
 // in an order drawn from the seed, and free blocks hold NaN. The goldens are float64's: a run may differ
 // first where the two best logits are closer than the dtype can tell (design: 0.001 in fp32, 0.05 in bf16).
+#include "runtime/engine/gpu/gpu_machine.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -282,6 +284,58 @@ TEST_P(GpuMachineTest, TheKvBudgetIsWhatWeightsAndAStepLeave) {
 }
 
 #ifdef LOMBARD_EMULATED_GPU
+TEST_P(GpuMachineTest, WhoStartsOnTheSameGpuMeanwhileDoesNotCountAsAStep) {
+  LoadModel("tiny");
+  constexpr uint64_t kGiB = uint64_t{1} << 30;
+  emulation::SetMemoryBytes(64 * kGiB);
+  GpuSetupOptions options{.device = device_, .sharers = 2, .rows_max = 16, .logits_max = 8};
+  options.block_tokens = kBlock;
+  const auto alone = SetUpGpu(*model_, options);
+  absl::StatusOr<GpuSetup> together = absl::UnknownError("");
+  {
+    const emulation::ScopedNeighbor neighbor(30 * kGiB);
+    together = SetUpGpu(*model_, options);
+  }
+  ASSERT_TRUE(alone.ok()) << alone.status();
+  ASSERT_TRUE(together.ok()) << together.status();
+  EXPECT_LE(together->kv_bytes, alone->kv_bytes);
+  EXPECT_GE(together->kv_bytes, alone->kv_bytes - kGiB)
+      << "what libraries may take, not what the neighbor has";
+  // All that a machine takes is known: on this device no library takes more.
+  auto storage = *GpuKvStorage::Create(device_, alone->layout, model_->config().layers, 1);
+  const auto free_bytes = [&] { return QueryGpuMemory(device_)->free_bytes; };
+  const uint64_t before = free_bytes();
+  auto machine = *GpuMachine::Create(alone->model, storage.get(), nullptr);
+  ASSERT_TRUE(machine->Reserve(16, 8).ok());
+  const SamplingParams greedy;
+  StepWork work;
+  SequenceRows sequence{.rows = 1};
+  sequence.spans.push_back(LocalSpan{.blocks = {BlockId(0)}, .token_count = 1});
+  work.plan.sequences.push_back(std::move(sequence));
+  work.plan.new_kv.push_back({BlockId(0), 0});
+  work.input.tokens = {0}, work.input.positions = {0}, work.input.logit_rows = {0};
+  work.input.sampling.push_back({.params = &greedy});
+  const auto ran = machine->Run(work);
+  ASSERT_TRUE(ran.ok()) << ran.status();
+  EXPECT_EQ(before - free_bytes(), machine->device_bytes());
+  emulation::SetMemoryBytes(kGiB);
+}
+
+TEST_P(GpuMachineTest, AKvBudgetThatIsGivenIsNotRefusedForWhatIsLeft) {
+  LoadModel("tiny");
+  GpuSetupOptions options{.device = device_, .utilization = 1e-9, .rows_max = 16, .logits_max = 8};
+  options.block_tokens = kBlock;
+  EXPECT_EQ(SetUpGpu(*model_, options).status().code(), absl::StatusCode::kResourceExhausted);
+  options.kv_given = true;
+  const auto setup = SetUpGpu(*model_, options);
+  ASSERT_TRUE(setup.ok()) << setup.status();
+  const uint64_t held = QueryGpuMemory(device_)->total_bytes - QueryGpuMemory(device_)->free_bytes;
+  emulation::SetMemoryBytes(held + setup->model->bytes() + 1024);  // nor for what the largest step would want
+  const auto tight = SetUpGpu(*model_, options);
+  emulation::SetMemoryBytes(uint64_t{1} << 30);
+  EXPECT_TRUE(tight.ok()) << tight.status();
+}
+
 TEST_P(GpuMachineTest, WhenTheDeviceFailsTheJobEndsAndSaysWhy) {
   LoadModel("tiny");
   WorkerSettings settings = Settings({8});
