@@ -172,7 +172,10 @@ std::set<int> GpuExchanger::Ask(uint64_t step, absl::Span<const Wish> wishes) {
     answered_.wait_for(lock, absl::ToChronoMilliseconds(options_.answer_wait),
                        [&] { return lane_.state() != ExchangeLane::State::kAsking || aborted_; });
     late = lane_.OnTime(absl::InfiniteFuture());
-    if (lane_.state() == ExchangeLane::State::kRunning) running_ = lane_.participants();
+    if (lane_.state() == ExchangeLane::State::kRunning) {
+      running_ = lane_.participants();
+      WatchLocked(clock_->Now());
+    }
     counters_.not_accepted += ready.size() - running_.size();
     counters_.exchanges += running_.size();
     for (const Wish* wish : ready) {
@@ -188,6 +191,10 @@ std::set<int> GpuExchanger::Ask(uint64_t step, absl::Span<const Wish> wishes) {
 
 absl::Status GpuExchanger::Await(absl::FunctionRef<absl::StatusOr<bool>()> passed) {
   absl::Time until = clock_->Now() + options_.exchange_wait;
+  {
+    std::lock_guard lock(mutex_);
+    WatchLocked(until - options_.exchange_wait);  // this thread has come back so far
+  }
   bool closed = false;
   for (int i = 0;; ++i) {
     ASSIGN_OR_RETURN(const bool done, passed());
@@ -224,6 +231,7 @@ std::set<int> GpuExchanger::EndRunning(uint64_t query_bytes) {
   running_.clear();
   std::lock_guard lock(mutex_);
   counters_.query_bytes += query_bytes;
+  watch_at_ = absl::InfiniteFuture();
   lane_.Done();
   return lost;
 }
@@ -244,6 +252,7 @@ AnnouncementAnswer GpuExchanger::OnAnnouncement(const Announcement& announcement
       if (answer == AnnouncementAnswer::kYes) {
         serves_until_ = now + options_.exchange_wait;
         serving_cut_ = false;
+        WatchLocked(now);
       }
       return answer;
     }
@@ -283,6 +292,7 @@ void GpuExchanger::CutServing() {
 void GpuExchanger::EndServing(uint64_t state_bytes) {
   std::lock_guard lock(mutex_);
   counters_.state_bytes += state_bytes;
+  watch_at_ = absl::InfiniteFuture();
   announced_.Done();
 }
 
@@ -340,6 +350,30 @@ void GpuExchanger::Abort() {
     collectives_->Close(Lent(peer));
     collectives_->Close({peer, rank()});
   }
+}
+
+void GpuExchanger::WatchLocked(absl::Time now) {
+  watch_at_ = now + options_.exchange_wait + options_.hang_wait;
+  watch_cut_ = false;
+}
+
+void GpuExchanger::Watch() {
+  const absl::Time now = clock_->Now();
+  std::vector<LoanPair> pairs;
+  bool hangs;
+  {
+    std::lock_guard lock(mutex_);
+    if (now < watch_at_) return;
+    watch_at_ = now + options_.hang_wait;
+    hangs = std::exchange(watch_cut_, true);
+    if (lane_.state() == ExchangeLane::State::kServing) {
+      pairs.push_back({lane_.exchange().starter, rank()});
+    } else {
+      for (const int creditor : lane_.participants()) pairs.push_back(Lent(creditor));
+    }
+  }
+  if (hangs) return NoteHung();
+  for (const LoanPair& pair : pairs) ClosePair(pair);
 }
 
 bool GpuExchanger::aborted() const {

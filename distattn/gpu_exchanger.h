@@ -99,6 +99,9 @@ class GpuExchanger {
   void OnPeerLost(int peer);                         // also when the connection to it broke
   // Closes all pairs; nobody waits any more, and no exchange begins.
   void Abort();
+  // Now and then: does what Await and WatchServing would, later, should their threads be in a call of CUDA or
+  // NCCL that does not return.
+  void Watch();
 
   // kDeadlineExceeded: the GPU hangs. The process should end without waiting for it.
   absl::Status hung() const;
@@ -131,6 +134,7 @@ class GpuExchanger {
   void OnPairMessage(int from, WireKind kind, const PairMessage& message);
   bool aborted() const;
   void NoteHung();
+  void WatchLocked(absl::Time now);
 
   const Options options_;
   const std::unique_ptr<Collectives> collectives_;
@@ -146,6 +150,8 @@ class GpuExchanger {
   uint64_t serial_ = 0;
   bool aborted_ = false;
   absl::Status hung_;
+  absl::Time watch_at_ = absl::InfiniteFuture();  // of the exchange under way
+  bool watch_cut_ = false;
   std::set<int> running_;    // creditors of the exchange under way; step thread
   absl::Time serves_until_;  // service thread, as what follows
   bool serving_cut_ = false;

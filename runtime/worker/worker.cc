@@ -316,6 +316,7 @@ void Worker::SendOutgoing(std::vector<Outgoing> outgoing) {
 void Worker::ProgressLoop() {
   while (!leaving_.load()) {
     transport_->Poll(*this, std::min(kPollWait, settings_.heartbeat));
+    if (exchanger_ != nullptr) exchanger_->Watch();
     const absl::Time now = clock_->Now();
     if (liveness_.RankZeroSilent(now)) {
       Part(absl::UnavailableError("rank 0 has been silent for too long (--dead-after)"));

@@ -275,6 +275,36 @@ TEST(GpuExchanger, AStreamThatDoesNotPassWhenItsPairsAreClosedHangs) {
   EXPECT_EQ(world.hangs, 2);
 }
 
+TEST(GpuExchanger, AThreadThatDoesNotComeBackIsWatched) {
+  for (const int watcher : {0, 1}) {
+    World world;
+    world.Open(0, 1);
+    EXPECT_THAT(world.Ask(0, {1}), ElementsAre(1));
+    GpuExchanger& exchanger = *world.ranks[watcher].exchanger;
+    world.clock.now += watcher == 0 ? absl::Seconds(50) : absl::ZeroDuration();  // with the host's part
+    EXPECT_TRUE(world.ranks[0].exchanger->Await([]() -> absl::StatusOr<bool> { return true; }).ok());
+    world.clock.now += absl::Seconds(89);
+    exchanger.Watch();
+    EXPECT_TRUE(world.ranks[0].collectives->IsOpen({0, 1}));
+    world.clock.now += absl::Seconds(1);
+    exchanger.Watch();
+    EXPECT_FALSE(world.ranks[0].collectives->IsOpen({0, 1}));
+    EXPECT_FALSE(world.ranks[1].collectives->IsOpen({0, 1}));
+    world.clock.now += absl::Seconds(29);
+    exchanger.Watch();
+    EXPECT_TRUE(exchanger.hung().ok());
+    world.clock.now += absl::Seconds(1);
+    exchanger.Watch();
+    EXPECT_FALSE(exchanger.hung().ok());
+  }
+  World world;
+  world.Open(0, 1);  // an exchange that has ended
+  world.clock.now += absl::Hours(1);
+  for (int i = 0; i < 3; ++i) world.ranks[0].exchanger->Watch(), world.ranks[1].exchanger->Watch();
+  EXPECT_TRUE(world.ranks[0].collectives->IsOpen({0, 1}));
+  EXPECT_EQ(world.hangs, 0);
+}
+
 TEST(GpuExchanger, WhenTheJobFailsAHangIsFoundSooner) {
   World world;
   world.Open(0, 1);
