@@ -40,4 +40,11 @@ if(LOMBARD_HAS_CUDA)
   endforeach()
   add_custom_target(cuda_kernels)  # all that nvcc compiles
   message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER} ${CMAKE_CUDA_COMPILER_VERSION}, for ${CMAKE_CUDA_ARCHITECTURES}")
+elseif(LOMBARD_TESTS)
+  # Where the headers are, what calls these libraries is tested on the emulated device, with stand-ins for them.
+  find_package(CUDAToolkit QUIET)
+  if(CUDAToolkit_FOUND)
+    find_path(LOMBARD_CUBLAS_LT_INCLUDE cublasLt.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+    find_path(LOMBARD_NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+  endif()
 endif()
