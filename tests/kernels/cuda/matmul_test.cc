@@ -124,7 +124,10 @@ TEST_P(GpuMatmulTest, WhereCublasLtHasNoAlgorithmOurKernelIs) {
 TEST_P(GpuMatmulTest, FailuresOfCublasLtAreErrorsOrReported) {
   CublasLt library = FakeCublasLt();
   library.MatmulPreferenceSetAttribute = [](auto...) { return CUBLAS_STATUS_EXECUTION_FAILED; };
-  library.MatmulDescDestroy = [](auto...) { return CUBLAS_STATUS_NOT_INITIALIZED; };
+  library.MatmulDescDestroy = [](cublasLtMatmulDesc_t desc) {
+    static_cast<void>(FakeCublasLt().MatmulDescDestroy(desc));
+    return CUBLAS_STATUS_NOT_INITIALIZED;
+  };
   auto blas = *GpuBlas::Create(stream().device(), library);
   const DeviceMemory memory = Allocate(4096);
   GpuMatmulArgs args;
