@@ -1,6 +1,5 @@
 #include "base/device/gpu_graph.h"
 
-#include "absl/strings/str_cat.h"
 #include "base/device/device_api.h"
 #include "base/device/gpu_status.h"
 #include "base/status.h"
@@ -10,7 +9,7 @@ namespace lombard {
 absl::StatusOr<GpuGraph> GpuGraph::Capture(GpuStream& stream, absl::FunctionRef<absl::Status()> enqueue) {
   GpuGraph graph;
   graph.device_ = stream.device();
-  const std::string on = absl::StrCat("GPU ", stream.device());
+  const std::string on = OnGpu(stream.device());
   RETURN_IF_ERROR(ToStatus(device_api::BeginCapture(stream.ref()), on));
   const absl::Status enqueued = enqueue();
   const absl::Status ended = ToStatus(device_api::EndCapture(stream.ref(), &graph.handle_), on);
@@ -31,7 +30,7 @@ GpuGraph& GpuGraph::operator=(GpuGraph&& other) noexcept {
 }
 
 absl::Status GpuGraph::Launch(GpuStream& stream) {
-  return ToStatus(device_api::LaunchGraph(handle_, stream.ref()), absl::StrCat("GPU ", device_));
+  return ToStatus(device_api::LaunchGraph(handle_, stream.ref()), OnGpu(device_));
 }
 
 }  // namespace lombard

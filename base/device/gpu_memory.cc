@@ -40,8 +40,7 @@ template class GpuMemory<GpuMemoryKind::kPinned>;
 
 absl::StatusOr<GpuMemoryUse> QueryGpuMemory(int device) {
   GpuMemoryUse use;
-  RETURN_IF_ERROR(ToStatus(device_api::MemoryInfo(device, &use.free_bytes, &use.total_bytes),
-                           absl::StrCat("GPU ", device)));
+  RETURN_IF_ERROR(ToStatus(device_api::MemoryInfo(device, &use.free_bytes, &use.total_bytes), OnGpu(device)));
   return use;
 }
 

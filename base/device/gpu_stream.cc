@@ -1,7 +1,5 @@
 #include "base/device/gpu_stream.h"
 
-#include <string>
-
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/device/device_api.h"
@@ -10,45 +8,6 @@
 #include "base/units.h"
 
 namespace lombard {
-namespace {
-
-std::string OnGpu(int device) { return absl::StrCat("GPU ", device); }
-
-}  // namespace
-
-absl::StatusOr<GpuEvent> GpuEvent::Create(int device, bool timing) {
-  GpuEvent event;
-  event.device_ = device;
-  RETURN_IF_ERROR(ToStatus(device_api::CreateEvent(device, timing, &event.handle_), OnGpu(device)));
-  return event;
-}
-
-GpuEvent::~GpuEvent() {
-  if (handle_ != nullptr) ReportGpuError(device_api::DestroyEvent(device_, handle_));
-}
-
-GpuEvent& GpuEvent::operator=(GpuEvent&& other) noexcept {
-  std::swap(handle_, other.handle_);
-  std::swap(device_, other.device_);
-  return *this;
-}
-
-absl::Status GpuEvent::Synchronize() {
-  return ToStatus(device_api::SynchronizeEvent(device_, handle_), OnGpu(device_));
-}
-
-absl::StatusOr<bool> GpuEvent::IsDone() {
-  bool done = false;
-  RETURN_IF_ERROR(ToStatus(device_api::EventIsDone(device_, handle_, &done), OnGpu(device_)));
-  return done;
-}
-
-absl::StatusOr<float> ElapsedMs(const GpuEvent& start, const GpuEvent& end) {
-  float milliseconds = 0;
-  RETURN_IF_ERROR(ToStatus(device_api::ElapsedMs(start.device_, start.handle_, end.handle_, &milliseconds),
-                           OnGpu(start.device_)));
-  return milliseconds;
-}
 
 absl::StatusOr<GpuStream> GpuStream::Create(int device, int priority) {
   GpuStream stream;

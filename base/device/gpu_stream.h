@@ -14,30 +14,9 @@
 
 #include "absl/status/statusor.h"
 #include "base/device/gpu_error.h"
+#include "base/device/gpu_event.h"
 
 namespace lombard {
-
-// A point in a stream. Movable.
-class GpuEvent {
- public:
-  static absl::StatusOr<GpuEvent> Create(int device, bool timing = false);
-  ~GpuEvent();
-  GpuEvent(GpuEvent&& other) noexcept { *this = std::move(other); }
-  GpuEvent& operator=(GpuEvent&& other) noexcept;
-
-  absl::Status Synchronize();  // blocks until the point is passed; at once if never recorded
-  absl::StatusOr<bool> IsDone();
-
- private:
-  friend class GpuStream;
-  friend absl::StatusOr<float> ElapsedMs(const GpuEvent& start, const GpuEvent& end);
-  GpuEvent() = default;
-  void* handle_ = nullptr;
-  int device_ = 0;
-};
-
-// Between two events with timing that have passed, in milliseconds.
-absl::StatusOr<float> ElapsedMs(const GpuEvent& start, const GpuEvent& end);
 
 class GpuStream {
  public:
