@@ -64,9 +64,9 @@ class RemoteClient {
   // loan); kDeadlineExceeded: silence.
   absl::Status Wait();
 
-  // Sends `layer` (K and V), in parts of at most kKvBytesMax. The bytes are copied before this returns. The transfer is done when the creditor
-  // has stored every part sent under its number. A failure shows there. REQUIRES: all sends of a transfer
-  // are of one loan.
+  // Sends `layer` (K and V), in parts of at most kKvBytesMax. The bytes are copied before this returns. The
+  // transfer is done when the creditor has stored every part sent under its number. A failure shows there.
+  // REQUIRES: all sends of a transfer are of one loan.
   void SendKv(const KvSend& send, int layer);
   // Asks for `layer`. Its bytes are written to the blocks when they come, by the progress thread, until the
   // transfer is forgotten.

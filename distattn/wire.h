@@ -141,8 +141,8 @@ struct AnnounceAnswerHeader {
 // A message has no more bytes of query rows, so that the creditor's other debtors do not wait long for it. A
 // guess: 64 rows of 32 heads x 64 in bf16 are 256 KiB out and 528 KiB back.
 constexpr size_t kQueryBytesMax = 512 << 10;
-// Nor more of KV, but for a block that is larger: queries behind it wait, and GPUDirect has slots of this size.
-// A guess: at 10 Gbit/s it takes 3.4 ms.
+// Nor more of KV, but for a block that is larger: queries behind it wait, and GPUDirect has slots of this
+// size. A guess: at 10 Gbit/s it takes 3.4 ms.
 constexpr size_t kKvBytesMax = 4 << 20;
 
 std::string EncodeQuery(const QueryHeader& header, const std::vector<QueryItem>& items);

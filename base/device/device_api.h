@@ -50,8 +50,8 @@ GpuError ElapsedMs(int device, void* start, void* end, float* milliseconds);
 // the stream as before Begin.
 GpuError BeginCapture(GpuStreamRef stream);
 GpuError EndCapture(GpuStreamRef stream, void** graph);
-GpuError UploadGraph(void* graph,
-                     GpuStreamRef stream);  // takes its device memory; else the first launch does
+// Takes the graph's device memory; else its first launch does.
+GpuError UploadGraph(void* graph, GpuStreamRef stream);
 GpuError LaunchGraph(void* graph, GpuStreamRef stream);
 GpuError DestroyGraph(int device, void* graph);
 

@@ -234,8 +234,8 @@
 //             the loan is repaid and nothing has moved. Whoever comes later with the same tokens joins.
 //   end       The last reader to end repays. The loan keeps the name of the request that it was borrowed for,
 //             also after the end of that; a recall is declined only while that request or an older one reads
-//             it. Called back, one reader fetches it for all, or the home's cache has it yet. Lost, each reader
-//             computes it again.
+//             it. Called back, one reader fetches it for all, or the home's cache has it yet. Lost, each
+//             reader computes it again.
 #pragma once
 
 #include <cstdint>

@@ -7,8 +7,8 @@
 //   offset  bytes
 //   0       4     job            fingerprint of the job's addresses: a stray sender of another is not heard
 //   4       4     from           rank of the sender
-//   8       8     number         kFirst, kMore, kGoodbye, kWhole: of this chunk. kCredit: charged bytes read so
-//                                far. kConnect: the sender's generation. Others: 0
+//   8       8     number         kFirst, kMore, kGoodbye, kWhole: of this chunk. kCredit: charged bytes read
+//                                so far. kConnect: the sender's generation. Others: 0
 //   16      4     header_bytes   kFirst, kWhole: of the whole message
 //   20      4     payload_bytes  kFirst, kWhole: of the whole message
 //   24      1     kind

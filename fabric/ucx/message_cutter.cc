@@ -32,10 +32,14 @@ std::optional<MessageCutter::Chunk> MessageCutter::Next() {
     const size_t header_end = std::min(message.header.size(), offset_ + bytes);
     if (offset_ < header_end)
       chunk.parts[0] = absl::string_view(message.header).substr(offset_, header_end - offset_);
-    const size_t from_payload = whole ? 0 : bytes - chunk.parts[0].size();
+    const size_t from_payload = bytes - chunk.parts[0].size();
     if (from_payload > 0) {
+      const absl::string_view payload =
+          whole ? absl::string_view(reinterpret_cast<const char*>(message.device_payload.data.get()),
+                                    message.device_payload.bytes)
+                : absl::string_view(message.payload);
       const size_t start = offset_ + chunk.parts[0].size() - message.header.size();
-      chunk.parts[1] = absl::string_view(message.payload).substr(start, from_payload);
+      chunk.parts[1] = payload.substr(start, from_payload);
     }
   }
   const uint64_t charge = bytes + kChunkHeaderBytes;

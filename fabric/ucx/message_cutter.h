@@ -30,9 +30,10 @@ struct OutgoingMessage {
 class MessageCutter {
  public:
   struct Chunk {
-    ChunkHeader header;                        // job and from are the caller's to fill in
-    absl::string_view parts[2];                // of the message's header and payload; either may be empty.
-                                               // kWhole: the header; the payload is `message`'s in the device
+    ChunkHeader header;  // job and from are the caller's to fill in
+    // Of the message's header and payload; either may be empty. The payload's bytes of a kWhole are in the
+    // device, not to be read here.
+    absl::string_view parts[2];
     std::shared_ptr<OutgoingMessage> message;  // none for a goodbye
     bool last = false;
   };

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "absl/types/span.h"
 #include "base/check.h"
 #include "base/status.h"
 #include "fabric/message_checks.h"
@@ -171,9 +172,9 @@ bool UcxTransportImpl::TakeOutboxes() {
 void UcxTransportImpl::Pump(Peer& peer) {
   if (peer.endpoint == nullptr || !MaySend(peer) || peer.cutter.idle()) return;
   while (std::optional<MessageCutter::Chunk> chunk = peer.cutter.Next()) {
-    const bool whole = chunk->header.kind == ChunkKind::kWhole;
-    if (whole || chunk->header.kind == ChunkKind::kFirst) meter_.AddMessage();
-    meter_.AddPayload(chunk->header.channel, whole ? chunk->header.payload_bytes : chunk->parts[1].size());
+    const ChunkKind kind = chunk->header.kind;
+    if (kind == ChunkKind::kFirst || kind == ChunkKind::kWhole) meter_.AddMessage();
+    meter_.AddPayload(chunk->header.channel, chunk->parts[1].size());
     meter_.AddFraming(chunk->parts[0].size());
     Post(peer, chunk->header, chunk->parts, std::move(chunk->message));
   }
@@ -191,20 +192,14 @@ void UcxTransportImpl::Post(Peer& peer, const ChunkHeader& header, const absl::s
   op->header.from = static_cast<uint32_t>(rank_);
   op->header.connection = peer.link.connection();
   op->message = std::move(message);
-  const void* wire_header = &op->header;
-  size_t wire_header_bytes = kChunkHeaderBytes;
-  int count = 0;
-  const bool whole = header.kind == ChunkKind::kWhole;
+  const bool whole = header.kind == ChunkKind::kWhole;  // then the first part goes with the header
   if (whole) {
     op->whole_header.assign(reinterpret_cast<const char*>(&op->header), kChunkHeaderBytes);
     op->whole_header.append(parts[0].data(), parts[0].size());
-    wire_header = op->whole_header.data(), wire_header_bytes = op->whole_header.size();
-    const DeviceBytes& payload = op->message->message.device_payload;
-    op->parts[count++] = {payload.data.get(), payload.bytes};
-    slots_->MakeCurrent();
   }
-  for (const absl::string_view part : parts) {
-    if (!part.empty() && !whole) op->parts[count++] = {const_cast<char*>(part.data()), part.size()};
+  int count = 0;
+  for (const absl::string_view part : absl::MakeConstSpan(parts).subspan(whole ? 1 : 0)) {
+    if (!part.empty()) op->parts[count++] = {const_cast<char*>(part.data()), part.size()};
   }
   ucp_request_param_t param{};
   param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS;
@@ -212,6 +207,7 @@ void UcxTransportImpl::Post(Peer& peer, const ChunkHeader& header, const absl::s
   param.cb.send = OnSent;
   param.user_data = op;
   if (whole) {
+    slots_->MakeCurrent();
     param.op_attr_mask |= UCP_OP_ATTR_FIELD_MEMORY_TYPE;
     param.memory_type = MemoryType(*slots_);
     param.flags = UCP_AM_SEND_FLAG_RNDV;
@@ -225,6 +221,8 @@ void UcxTransportImpl::Post(Peer& peer, const ChunkHeader& header, const absl::s
     length = 2;
   }
   ++ops_under_way_;
+  const void* const wire_header = whole ? op->whole_header.data() : static_cast<const void*>(&op->header);
+  const size_t wire_header_bytes = whole ? op->whole_header.size() : kChunkHeaderBytes;
   const ucs_status_ptr_t request = ucp_am_send_nbx(peer.endpoint, kActiveMessageId, wire_header,
                                                    wire_header_bytes, buffer, length, &param);
   if (UCS_PTR_IS_PTR(request)) return;
