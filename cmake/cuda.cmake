@@ -30,7 +30,13 @@ if(LOMBARD_HAS_CUDA)
   endif()
   find_package(CUDAToolkit REQUIRED)
   set(LOMBARD_CUDA_LIBRARY_DIR ${CUDAToolkit_LIBRARY_DIR} CACHE INTERNAL "where launch/bundle looks for cuBLASLt and NCCL")
-  # Of libraries that are looked for at run time only the headers are wanted here, and only what needs them is left out without.
+  add_custom_target(cuda_kernels)  # all that nvcc compiles
+  message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER} ${CMAKE_CUDA_COMPILER_VERSION}, for ${CMAKE_CUDA_ARCHITECTURES}")
+elseif(LOMBARD_TESTS)
+  find_package(CUDAToolkit QUIET)  # the headers, for tests on the emulated device
+endif()
+# Of libraries that are looked for at run time only the headers are wanted here, and only what needs them is left out without.
+if(CUDAToolkit_FOUND)
   find_path(LOMBARD_CUBLAS_LT_INCLUDE cublasLt.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
   find_path(LOMBARD_NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
   foreach(library IN ITEMS CUBLAS_LT NCCL)
@@ -38,13 +44,4 @@ if(LOMBARD_HAS_CUDA)
       message(STATUS "CUDA: no headers of ${library}; built without it")
     endif()
   endforeach()
-  add_custom_target(cuda_kernels)  # all that nvcc compiles
-  message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER} ${CMAKE_CUDA_COMPILER_VERSION}, for ${CMAKE_CUDA_ARCHITECTURES}")
-elseif(LOMBARD_TESTS)
-  # Where the headers are, what calls these libraries is tested on the emulated device, with stand-ins for them.
-  find_package(CUDAToolkit QUIET)
-  if(CUDAToolkit_FOUND)
-    find_path(LOMBARD_CUBLAS_LT_INCLUDE cublasLt.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
-    find_path(LOMBARD_NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
-  endif()
 endif()

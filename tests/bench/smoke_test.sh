@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Usage: bench/smoke_test.sh PROGRAM TEXT...
+# Usage: tests/bench/smoke_test.sh PROGRAM TEXT...
 #
 # Goal: a benchmark for GPUs runs to its end and gives what gpu_check is to show. Method: PROGRAM, on the emulated device and with
 # tiny shapes, must print each TEXT or write it into its JSON, which must be complete.
